@@ -1,0 +1,142 @@
+"""A PCP client for one server, without I/O (RFC 6887, RFC 7753).
+
+Driven by receive(), handle_timer() and the mappings' own methods; get_timer() says when to call
+back; datagrams() and events() hand out what came of it. Nothing that arrives here raises, grows
+memory, or moves a mapping unless server address, server port and nonce match.
+"""
+
+from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp import timing, wire
+
+RECOVERY_SPACING = 10000  # ms; servers that disagree on the epoch must not cause a storm
+MAX_RECOVERY_SPACING = 640000
+
+# Why datagrams were dropped: names of counters.
+FOREIGN = "from another address or port"
+MALFORMED = "not a PCP response"
+UNMATCHED = "no such mapping or nonce"
+
+
+class Client:
+    """Mappings on one server, asked for from one source address."""
+
+    def __init__(self, server, source, random_bytes):
+        """server, source: 16 octets. random_bytes(n) gives n octets."""
+        self.server = server
+        self.source = source
+        self.mappings = []
+        self.epoch = timing.Epoch()
+        self.dropped = {FOREIGN: 0, MALFORMED: 0, UNMATCHED: 0}
+        self._random_bytes = random_bytes
+        self._round_at = None  # ms; when the last round of recovery was due
+        self._spacing = RECOVERY_SPACING
+        self._events = []
+        self._datagrams = []
+
+    def add(self, mapping):
+        """Take charge of a mapping. Its nonce, protocol and internal port are the match key."""
+        self.mappings.append(mapping)
+
+    def datagrams(self):
+        """Datagrams to send to the server, port 5351, from the source; each is handed out once."""
+        out, self._datagrams = self._datagrams, []
+        return out
+
+    def events(self):
+        """What happened since the last call, as mapping.Event."""
+        out, self._events = self._events, []
+        return out
+
+    def get_timer(self):
+        """When handle_timer is due, in ms, or None."""
+        timers = [mapping.timer() for mapping in self.mappings]
+        return min([at for at in timers if at is not None], default=None)
+
+    def handle_timer(self, now):
+        """Send what is due at now (ms) and notice what has expired."""
+        for mapping in self.mappings:
+            datagram, events = mapping.handle_timer(now, self.source, self._random_bytes)
+            self._events += events
+            if datagram:
+                self._datagrams.append(datagram)
+
+    def receive(self, now, data, address, port):
+        """Take in one datagram, by the order of RFC 6887 8.3. address: 16 octets."""
+        if address != self.server or port != wire.SERVER_PORT:
+            self._drop(FOREIGN)
+            return
+        try:
+            response = wire.parse_response(data)
+        except wire.WireError:
+            self._drop(MALFORMED)
+            return
+        if response.result == wire.UNSUPP_VERSION:
+            self._on_version(now, data, response)
+        elif response.opcode == wire.OP_ANNOUNCE and response.result == wire.SUCCESS:
+            if not self.epoch.check(response.epoch, now):
+                wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
+                self._recover(now, wait, "the server announced that it lost its state")
+        elif response.opcode == wire.OP_MAP:
+            self._on_map(now, response)
+        else:
+            self._drop(MALFORMED)
+
+    def binding_lost(self, now):
+        """The lwAFTR said that it has no binding for us: ICMPv6 1/5 (RFC 7596 5.1).
+
+        The caller has checked that the message came from the lwAFTR and quotes our softwire. The
+        wait is that of an announcement: a lwAFTR that forgot us forgot our neighbours too.
+        """
+        wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
+        self._recover(now, wait, "the lwAFTR has no binding for our softwire (ICMPv6 1/5)")
+
+    def _drop(self, reason):
+        self.dropped[reason] += 1
+
+    def _on_map(self, now, response):
+        mapping = self._match(response.map)
+        if mapping is None:
+            self._drop(UNMATCHED)
+            return
+        current = self.epoch.check(response.epoch, now)
+        if not current:
+            # The answer itself is fresh news about its mapping; the others are what may be gone.
+            self._recover(now, 0, "the server's epoch jumped: it lost its state", but=mapping)
+        self._events += mapping.on_response(now, response, current, self._random_bytes)
+
+    def _match(self, data):
+        """By protocol, internal port and nonce, and by nothing else (RFC 6887 11.4)."""
+        for mapping in self.mappings:
+            wish = mapping.wish
+            key = (mapping.nonce, wish.protocol, wish.internal_port)
+            if key == (data.nonce, data.protocol, data.internal_port):
+                return mapping
+        return None
+
+    def _on_version(self, now, data, response):
+        """UNSUPP_VERSION may be too short to hold a nonce, so it may only delay a request that is
+        out, and only from a server that has never spoken our version to us."""
+        nonce = bytes(data[wire.HEADER_LENGTH : wire.HEADER_LENGTH + 12])
+        for mapping in self.mappings:
+            known = self.epoch.server is not None or not mapping.unanswered
+            if known or (nonce and nonce != mapping.nonce):
+                self._drop(UNMATCHED)
+            else:
+                self._events += mapping.on_response(now, response, True, self._random_bytes)
+
+    def _recover(self, now, wait, why, but=None):
+        """Ask for every mapping again: at once, or when the last round is long enough ago."""
+        spacing = self._next_spacing(now)
+        at = now + wait if self._round_at is None else max(now + wait, self._round_at + spacing)
+        for mapping in self.mappings:
+            if mapping is but or mapping.state in (m.IDLE, m.RELEASING):
+                continue
+            if mapping.recover(now, at - now):
+                self._round_at, self._spacing = at, spacing
+                self._events.append(m.Event(m.RECOVERING, mapping, why))
+
+    def _next_spacing(self, now):
+        """ms between the last round and one that starts now; grows while rounds do not help."""
+        if self._round_at is None or now > self._round_at + 2 * self._spacing:
+            return RECOVERY_SPACING
+        return min(2 * self._spacing, MAX_RECOVERY_SPACING)

@@ -1,0 +1,324 @@
+"""One mapping: asking for it, holding it, renewing it, giving it back.
+
+What lives here: what this one mapping knows and when it wants to send. It must not know the
+server's epoch, other mappings, sockets or clocks; times are milliseconds and come as arguments.
+"""
+
+from collections import namedtuple
+
+from cpe_agent import portset
+from cpe_agent.pcp import timing, wire
+from cpe_agent.portset import PortSet
+
+# IDLE: not wanted. ASKING: no grant, a request is out. REFUSED: no grant, waiting as the server
+# said. HELD: granted (a renewal may be out). RELEASING: the deletion is out.
+IDLE = "idle"
+ASKING = "asking"
+REFUSED = "refused"
+HELD = "held"
+RELEASING = "releasing"
+
+# What happened, for the shell. detail: old Grant (changed), a reason (lost, unusable), the Response
+# (refused), True when the server confirmed it (released), otherwise None.
+GRANTED = "granted"
+RENEWED = "renewed"
+CHANGED = "changed"
+LOST = "lost"
+EVENT_REFUSED = "refused"
+UNUSABLE = "unusable"
+SILENT = "silent"
+RELEASED = "released"
+RECOVERING = "recovering"
+Event = namedtuple("Event", ("kind", "mapping", "detail"))
+
+MAX_LIFETIME = 86400  # s; longer grants are treated as this (RFC 6887 15)
+MAX_ERROR_LIFETIME = 3600  # s; a forged "never again" must not last (RFC 6887 8.3, 18.3.1)
+VERSION_RETRY = 1800  # s; RFC 6887 9
+UNUSABLE_RETRY = 30000  # ms; as long as a short-lifetime error (RFC 6887 7.4)
+RELEASE_TRIES = 4  # transmissions; the mapping ends by itself if nobody hears them
+RECOVERY_WAIT = 5000  # ms; random wait up to this after an announcement (RFC 6887 14.1.3)
+SILENT_AFTER = 3  # unanswered requests before a person is told
+
+# protocol: 0 for all, else IANA number. internal_port: match key with protocol and nonce.
+# size: ports wanted, 65535 for as many as possible. lifetime: seconds. parity: the P bit.
+Wish = namedtuple("Wish", ("protocol", "internal_port", "size", "lifetime", "parity"))
+# first_internal: First Internal Port. lifetime: seconds as used. granted, expires: ms.
+Grant = namedtuple("Grant", ("port_set", "first_internal", "lifetime", "granted", "expires"))
+
+
+def wish(protocol, internal_port, size, lifetime, parity=False):
+    """A Wish whose internal range ends at port 65535."""
+    return Wish(protocol, internal_port, min(size, 65536 - max(internal_port, 1)), lifetime, parity)
+
+
+class Mapping:
+    """State of one mapping. The client calls; nothing here calls out."""
+
+    def __init__(self, wish, nonce, known=None, first_internal=None):
+        """nonce: 12 octets. known: PortSet held before a restart; suggested to get it back."""
+        self.wish = wish
+        self.nonce = nonce
+        self.known = known
+        self.first_internal = first_internal
+        self.state = IDLE
+        self.grant = None
+        self.unanswered = 0  # requests sent since the last answer
+        self.send_at = None  # ms
+        self.hold_until = None  # ms; the server said not to ask before
+        self._retransmission = None  # ms; None while the renewal windows rule
+        self._urgent = False
+        self._last_sent = None
+
+    # What the client wants
+
+    def start(self, now, grant=None):
+        """Want the mapping from now on. grant: adopted after a restart of the agent; renewed at
+        once."""
+        self.state = HELD if grant else ASKING
+        if grant:
+            self._take(grant)
+        self._urgent = True
+        self.send_at = now
+
+    def renew(self, now, delay=0):
+        """Ask again soon: in delay ms, four seconds after the last time, or when a refusal has run
+        out. Returns the time in ms."""
+        at = now + delay
+        if self._last_sent is not None:
+            at = max(at, self._last_sent + timing.RENEWAL_SPACING)
+        if self.hold_until is not None:
+            at = max(at, self.hold_until)
+        if self.send_at is None or at < self.send_at:
+            self.send_at = at
+        self._urgent = True
+        self._retransmission = None
+        return self.send_at
+
+    def recover(self, now, delay=0):
+        """The server lost its state, so what it said before, refusals included, is void.
+
+        delay: ms. False when a request is due within that wait in any case.
+        """
+        if self._urgent and self.send_at is not None and self.send_at <= now + RECOVERY_WAIT:
+            return False
+        self.hold_until = None
+        if self.state == REFUSED:
+            self.state = ASKING
+        self.renew(now, delay)
+        return True
+
+    def release(self, now):
+        """Give the mapping back (RFC 6887 15.1)."""
+        self.state = RELEASING
+        self.unanswered = 0
+        self.send_at = now
+        self._retransmission = None
+
+    # Time
+
+    def timer(self):
+        """When handle_timer is next due, in ms, or None."""
+        if self.state == IDLE:
+            return None
+        if self.grant is None or self.state == RELEASING:
+            return self.send_at
+        return self.grant.expires if self.send_at is None else min(self.send_at, self.grant.expires)
+
+    def handle_timer(self, now, client_ip, random_bytes):
+        """(datagram or None, events) for now."""
+        events = []
+        if self.state == HELD and now >= self.grant.expires:
+            events.append(self._lose(now, "it expired and no renewal was answered"))
+        if self.state == IDLE or self.send_at is None or now < self.send_at:
+            return None, events
+        if self.state == RELEASING and self.unanswered >= RELEASE_TRIES:
+            events.append(self._end(False))
+            return None, events
+        if self.state == REFUSED:
+            self.state = ASKING
+        datagram = self._request(client_ip)
+        self._sent(now, random_bytes)
+        if self.unanswered == SILENT_AFTER:
+            events.append(Event(SILENT, self, None))
+        return datagram, events
+
+    def _sent(self, now, random_bytes):
+        self.unanswered += 1
+        self._last_sent = now
+        self.hold_until = None
+        if self.state == HELD and not self._urgent:
+            self.send_at = timing.renewal(
+                self.grant.granted, self.grant.lifetime, now, random_bytes
+            )
+            return
+        self._retransmission = timing.retransmission(self._retransmission, random_bytes)
+        spacing = timing.RENEWAL_SPACING if self.state == HELD else 0
+        self.send_at = now + max(self._retransmission, spacing)
+
+    # Bytes
+
+    def _request(self, client_ip):
+        deleting = self.state == RELEASING
+        address, port = wire.ANY_V4, 0
+        if self.known and not deleting:  # a deletion suggests nothing (RFC 6887 15.1)
+            address = wire.V4_PREFIX + portset.octets(self.known.address)
+            port = self.known.first
+        wish = self.wish
+        data = wire.MapData(self.nonce, wish.protocol, wish.internal_port, port, address)
+        size = self._size()
+        options = b""
+        if size > 1:  # RFC 7753 4.1: not on single ports
+            options = wire.port_set_option(size, wish.internal_port, wish.parity)
+        return wire.map_request(client_ip, 0 if deleting else wish.lifetime, data, options)
+
+    def _size(self):
+        """Ports to ask for. What was granted, except where that could not bring the set back.
+
+        A request for as many as possible stays one when internal and external ports are the same:
+        with the granted size, the set would lie outside [internal port, + size - 1], where a
+        server that lost its state must not put it (RFC 7753 4.2).
+        """
+        if self.known is None or (self.known.size == 1 and self.state == ASKING):
+            return self.wish.size
+        if self.wish.size == wire.MAX_PORTS and self.first_internal == self.known.first:
+            return self.wish.size
+        return min(self.known.size, self.wish.size)
+
+    # Answers. The client has checked server, port, nonce, protocol and internal port.
+
+    def on_response(self, now, response, current, random_bytes):
+        """Events of one response. current: its epoch follows on from what the server said last."""
+        if self.state == IDLE:
+            return []
+        if self.state == RELEASING:
+            return self._on_release_answer(response)
+        if response.result != wire.SUCCESS:
+            return self._on_error(now, response, random_bytes)
+        if not self.unanswered and not current:
+            # Either a restarted server speaks, or an old datagram came late: ask, do not believe.
+            self.recover(now)
+            return []
+        if response.lifetime == 0:
+            return self._on_unusable(now, "the server ended the mapping", random_bytes)
+        try:
+            grant = self._read_grant(now, response)
+        except ValueError as error:
+            return self._on_unusable(now, str(error), random_bytes)
+        if not self.unanswered and self._loses_set(response, grant):
+            return self._on_bare_update(now, grant, random_bytes)
+        return [self._adopt(now, grant, random_bytes)]
+
+    def _on_release_answer(self, response):
+        if response.result == wire.SUCCESS and response.lifetime:
+            return []  # a late answer to a renewal, or traffic keeps it alive; ask again
+        return [self._end(response.result == wire.SUCCESS)]
+
+    def _read_grant(self, now, response):
+        """The Grant in a SUCCESS. Raises ValueError when no softwire can live on it."""
+        data = response.map
+        octets = wire.find_option(response.options, wire.OPT_PORT_SET)
+        size, first_internal = 1, self.wish.internal_port
+        if octets is not None:
+            size, first_internal, _ = wire.parse_port_set(octets)
+        if not wire.is_v4(data.external_ip):
+            raise ValueError("the external address is not IPv4")
+        address = data.external_ip[12:]
+        reason = portset.why_unusable(address, data.external_port, size)
+        if reason:
+            raise ValueError(reason)
+        port_set = PortSet(portset.dotted(address), data.external_port, size)
+        if size > self.wish.size and port_set != self.known:
+            raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
+        lifetime = min(response.lifetime, MAX_LIFETIME)
+        return Grant(port_set, first_internal, lifetime, now, now + lifetime * 1000)
+
+    def _loses_set(self, response, grant):
+        return (
+            self.grant is not None
+            and self.grant.port_set.size > 1
+            and wire.find_option(response.options, wire.OPT_PORT_SET) is None
+        )
+
+    def _on_bare_update(self, now, grant, random_bytes):
+        """A Mapping Update without PORT_SET for a set. RFC 6887 14.2 tells servers to leave such
+        options out, so it does not shrink the set: it counts if it names the set, else we ask."""
+        held = self.grant
+        same = (grant.port_set.address, grant.port_set.first) == (
+            held.port_set.address,
+            held.port_set.first,
+        )
+        if not same:
+            self.renew(now)
+            return []
+        kept = Grant(
+            held.port_set, held.first_internal, grant.lifetime, grant.granted, grant.expires
+        )
+        return [self._adopt(now, kept, random_bytes)]
+
+    def _adopt(self, now, grant, random_bytes):
+        old = self.grant
+        self._take(grant)
+        self._answered()
+        self.send_at = timing.renewal(now, grant.lifetime, now, random_bytes)
+        if old is None:
+            return Event(GRANTED, self, None)
+        if old.port_set == grant.port_set:
+            return Event(RENEWED, self, None)
+        return Event(CHANGED, self, old)
+
+    def _take(self, grant):
+        self.state = HELD
+        self.grant = grant
+        self.known = grant.port_set
+        self.first_internal = grant.first_internal
+
+    def _answered(self):
+        self.unanswered = 0
+        self.hold_until = None
+        self._retransmission = None
+        self._urgent = False
+
+    def _on_error(self, now, response, random_bytes):
+        """An error changes nothing on the server (RFC 6887 7.3): a held set is kept to its end."""
+        if not self.unanswered:
+            if response.result != wire.NOT_AUTHORIZED or self.state != HELD:
+                return []
+            # Nobody asked, so it is news about the mapping: it is gone (RFC 6887 8.3).
+            events = [self._lose(now, "the server revoked it")]
+        else:
+            events = []
+        cap = VERSION_RETRY if response.result == wire.UNSUPP_VERSION else MAX_ERROR_LIFETIME
+        self._hold(now, min(response.lifetime, cap) * 1000, random_bytes)
+        events.append(Event(EVENT_REFUSED, self, response))
+        return events
+
+    def _on_unusable(self, now, reason, random_bytes):
+        if not self.unanswered:
+            self.renew(now)
+        else:
+            self._hold(now, UNUSABLE_RETRY, random_bytes)
+        return [Event(UNUSABLE, self, reason)]
+
+    def _hold(self, now, wait, random_bytes):
+        """Ask again after wait ms, and never faster than retransmission would: a refusal of zero
+        seconds must not make a flood."""
+        self._retransmission = timing.retransmission(self._retransmission, random_bytes)
+        self.unanswered = 0
+        self.hold_until = self.send_at = now + max(wait, self._retransmission)
+        if self.state == ASKING:
+            self.state = REFUSED
+
+    def _lose(self, now, reason):
+        self.grant = None
+        self._urgent = True
+        self._retransmission = None
+        waiting = self.hold_until is not None and self.hold_until > now
+        self.state = REFUSED if waiting else ASKING
+        self.send_at = self.hold_until if waiting else now
+        return Event(LOST, self, reason)
+
+    def _end(self, confirmed):
+        self.state = IDLE
+        self.grant = None
+        self.send_at = None
+        return Event(RELEASED, self, confirmed)

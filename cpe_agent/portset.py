@@ -1,0 +1,57 @@
+"""Port sets: the external ports of one shared IPv4 address that this router may use."""
+
+from collections import namedtuple
+
+# address: dotted IPv4 text. first: 1 to 65535. size: ports, 1 to 65535.
+PortSet = namedtuple("PortSet", ("address", "first", "size"))
+
+
+def last(port_set):
+    """Highest port of the set."""
+    return port_set.first + port_set.size - 1
+
+
+def contains(port_set, port):
+    """True when the port belongs to the set."""
+    return port_set.first <= port <= last(port_set)
+
+
+def text(port_set):
+    """For people: '192.0.2.3 ports 37056-37087 (32)'."""
+    return "%s ports %d-%d (%d)" % (
+        port_set.address,
+        port_set.first,
+        last(port_set),
+        port_set.size,
+    )
+
+
+def why_unusable(address, first, size):
+    """Reason why a softwire cannot live on this set, or None.
+
+    address: 4 octets. A wrong grant would be worse than none: it could take the router's own
+    loopback, or everything, for the shared address.
+    """
+    if address[0] in (0, 127) or address[0] >= 224:
+        return "external address %s is no unicast address" % dotted(address)
+    if not 1 <= first <= 65535:
+        return "first external port %d" % first
+    if size < 1 or first + size - 1 > 65535:
+        return "%d ports from %d do not end by 65535" % (size, first)
+    return None
+
+
+def dotted(address):
+    """4 octets as text."""
+    return "%d.%d.%d.%d" % tuple(address)
+
+
+def octets(address):
+    """Dotted IPv4 text as 4 octets. Raises ValueError."""
+    parts = address.split(".")
+    if len(parts) != 4:
+        raise ValueError("%s is not an IPv4 address" % address)
+    numbers = [int(part) for part in parts if part and len(part) <= 3]
+    if len(numbers) != 4 or max(numbers) > 255 or min(numbers) < 0:
+        raise ValueError("%s is not an IPv4 address" % address)
+    return bytes(numbers)
