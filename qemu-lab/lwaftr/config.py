@@ -84,9 +84,13 @@ def _address():
     def convert(value):
         if not isinstance(value, str):
             raise ValueError
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
+        # An answer has to leave from the address that was asked, so it must be one.
+        if address.is_unspecified or address.is_multicast:
+            raise ValueError
+        return str(address)
 
-    return _Rule("an IPv6 address (or IPv4, for a PCP server alone)", convert)
+    return _Rule("one unicast IPv6 address (or IPv4, for a PCP server alone)", convert)
 
 
 def _prefix6():
@@ -103,10 +107,10 @@ def _pool_addresses():
         if not isinstance(value, list) or not value:
             raise ValueError
         found = []
-        for text in value:
-            if not isinstance(text, str):
+        for entry in value:
+            if not isinstance(entry, str):
                 raise ValueError
-            network = ipaddress.IPv4Network(text)
+            network = ipaddress.IPv4Network(entry)
             if len(found) + network.num_addresses > MAX_ADDRESSES:
                 raise ValueError
             found.extend(int(address) for address in network)
@@ -132,10 +136,6 @@ def _refusal():
 
 
 def _key(default, rule):
-    if isinstance(default, list):
-        return dataclasses.field(
-            default_factory=lambda: rule.convert(default), metadata={"rule": rule}
-        )
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
@@ -143,7 +143,9 @@ def _key(default, rule):
 class PoolConfig:
     """What can be assigned, and how."""
 
-    addresses: list = _key(["192.0.2.1"], _pool_addresses())
+    addresses: list = dataclasses.field(
+        default_factory=lambda: [0xC0000201], metadata={"rule": _pool_addresses()}
+    )
     first_port: int = _key(1024, _integer(1, 65535))
     last_port: int = _key(65535, _integer(1, 65535))
     # Largest set of one request, in ports.
@@ -344,6 +346,27 @@ def _check_static(config):
         seen.append((entry.address, entry.first_port, last))
 
 
+def check_server(config):
+    """Check what sections say about each other. Raises ConfigError."""
+    if ipaddress.ip_address(config.server.address).version == 4 and not config.server.pcp_only:
+        raise ConfigError("server.address: allowed: an IPv6 address, unless pcp_only = true")
+    if config.data_plane.icmp4_unreachable and not config.data_plane.ipv4_address:
+        raise ConfigError("data_plane.ipv4_address: needed for icmp4_unreachable = true")
+
+
+def packed(text):
+    """16 octets of an address in text form, IPv4 as ::ffff:a.b.c.d. Raises ValueError."""
+    address = ipaddress.ip_address(text)
+    return address.packed if address.version == 6 else wire.V4_PREFIX + address.packed
+
+
+def printable(address):
+    """Text of an address of 16 octets."""
+    if wire.is_v4(address):
+        return str(ipaddress.IPv4Address(address[12:]))
+    return str(ipaddress.IPv6Address(address))
+
+
 def from_dict(values):
     """Config from nested dicts. Raises ConfigError."""
     if not isinstance(values, dict):
@@ -366,27 +389,36 @@ def from_dict(values):
     if config.pcp.lifetime_min > config.pcp.lifetime_max:
         raise ConfigError("pcp.lifetime_max: allowed: not less than lifetime_min")
     _check_static(config)
+    check_server(config)
     return config
 
 
-def load(path):
-    """Config from a file, JSON if its name ends in .json, TOML otherwise. Raises ConfigError."""
+def read(path):
+    """Nested dicts from a file, JSON if its name ends in .json, TOML otherwise.
+
+    Raises ConfigError.
+    """
     try:
         with open(path, "rb") as file:
-            text = file.read().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("%s: %s" % (path, error)) from None
-    try:
-        return from_dict(json.loads(text) if path.endswith(".json") else _toml(text))
+            content = file.read().decode()
+        values = json.loads(content) if path.endswith(".json") else _toml(content)
     except ConfigError:
         raise
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError("%s: %s" % (path, error)) from None
+    if not isinstance(values, dict):
+        raise ConfigError("%s: allowed: a table of sections" % path)
+    return values
 
 
-def _toml(text):
+def load(path):
+    """Config from a file. Raises ConfigError."""
+    return from_dict(read(path))
+
+
+def _toml(content):
     try:
         import tomllib
     except ImportError:
         raise ConfigError("TOML needs Python 3.11; allowed: JSON, in a file *.json") from None
-    return tomllib.loads(text)
+    return tomllib.loads(content)

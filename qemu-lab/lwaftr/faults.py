@@ -8,8 +8,6 @@ changed at any time. With a seeded random source and the same input the outcome 
 import heapq
 from collections import namedtuple
 
-from .config import Faults
-
 # A datagram to send; other_port: not from the PCP server's port.
 Send = namedtuple("Send", ("data", "address", "port", "other_port"))
 
@@ -112,10 +110,3 @@ class FaultyServer:
         while self._queue and self._queue[0][0] <= now_ms:
             out.append(heapq.heappop(self._queue)[2])
         return out
-
-
-def set_faults(faults, values):
-    """Change faults; values {} (or None) ends them all. Raises config.ConfigError."""
-    if not values:
-        values = {name: value for name, value in vars(Faults()).items() if name != "seed"}
-    faults.update(values)

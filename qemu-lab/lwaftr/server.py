@@ -8,7 +8,6 @@ for any mandatory option that is not implemented); wildcards without PORT_SET (U
 since a shared address can never be given whole).
 """
 
-import ipaddress
 import struct
 from collections import OrderedDict, namedtuple
 
@@ -16,6 +15,7 @@ from cpe_agent.pcp import wire
 
 from .allocation import Holds, Wish, make_pool
 from .bindings import Binding, BindingTable
+from .config import packed
 from .timers import DeadlineQueue
 
 # A datagram to send: octets, 16 octets of address, UDP port.
@@ -263,6 +263,10 @@ class PcpServer:
         """All mappings, those of one client together."""
         for entries in self._mappings.values():
             yield from entries
+
+    def known_clients(self):
+        """Number of clients that announcements go to."""
+        return len(self._known)
 
     def mapping_count(self):
         """Number of mappings."""
@@ -596,7 +600,8 @@ class PcpServer:
         self.bindings.add(mapping.binding)
 
     def _install_static(self, entry):
-        client, address = _octets(entry.client), int.from_bytes(_octets(entry.address)[12:], "big")
+        client = packed(entry.client)
+        address = int.from_bytes(packed(entry.address)[12:], "big")
         self._pool.reserve(address, entry.first_port, entry.size)
         block = Block(address, entry.first_port, entry.size)
         mapping = Mapping(client, b"", wire.PROTO_ALL, block, entry.first_port, entry.size)
@@ -755,9 +760,3 @@ def _rename(answer, shown):
     """A MAP answer under another mapping's protocol and internal port."""
     port = struct.pack(">H", shown.internal_port)
     return answer[:36] + bytes([shown.protocol]) + answer[37:40] + port + answer[42:]
-
-
-def _octets(text):
-    """16 octets of an address in text form."""
-    address = ipaddress.ip_address(text)
-    return address.packed if address.version == 6 else wire.V4_PREFIX + address.packed
