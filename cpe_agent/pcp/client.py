@@ -100,8 +100,9 @@ class Client:
             return
         current = self.epoch.check(response.epoch, now)
         if not current:
-            # The answer itself is fresh news about its mapping; the others are what may be gone.
-            self._recover(now, 0, "the server's epoch jumped: it lost its state", but=mapping)
+            # An answer that was asked for is fresh news about its mapping; the rest may be gone.
+            asked = mapping if mapping.unanswered else None
+            self._recover(now, 0, "the server's epoch jumped: it lost its state", but=asked)
         self._events += mapping.on_response(now, response, current, self._random_bytes)
 
     def _match(self, data):
@@ -137,6 +138,8 @@ class Client:
 
     def _next_spacing(self, now):
         """ms between the last round and one that starts now; grows while rounds do not help."""
-        if self._round_at is None or now > self._round_at + 2 * self._spacing:
+        # Three: an event that comes again and again is let through after two spacings, or as much
+        # later as a retransmission was pending then.
+        if self._round_at is None or now > self._round_at + 3 * self._spacing:
             return RECOVERY_SPACING
         return min(2 * self._spacing, MAX_RECOVERY_SPACING)

@@ -83,9 +83,7 @@ class Mapping:
     def renew(self, now, delay=0):
         """Ask again soon: in delay ms, four seconds after the last time, or when a refusal has run
         out. Returns the time in ms."""
-        at = now + delay
-        if self._last_sent is not None:
-            at = max(at, self._last_sent + timing.RENEWAL_SPACING)
+        at = self._spaced(now + delay)
         if self.hold_until is not None:
             at = max(at, self.hold_until)
         if self.send_at is None or at < self.send_at:
@@ -99,7 +97,8 @@ class Mapping:
 
         delay: ms. False when a request is due within that wait in any case.
         """
-        if self._urgent and self.send_at is not None and self.send_at <= now + RECOVERY_WAIT:
+        soon = now + max(delay, RECOVERY_WAIT)
+        if self._urgent and self.send_at is not None and self.send_at <= soon:
             return False
         self.hold_until = None
         if self.state == REFUSED:
@@ -195,8 +194,8 @@ class Mapping:
         if response.result != wire.SUCCESS:
             return self._on_error(now, response, random_bytes)
         if not self.unanswered and not current:
-            # Either a restarted server speaks, or an old datagram came late: ask, do not believe.
-            self.recover(now)
+            # Either a restarted server speaks, or an old datagram came late: the client asks, and
+            # nobody believes.
             return []
         if response.lifetime == 0:
             return self._on_unusable(now, "the server ended the mapping", random_bytes)
@@ -281,7 +280,8 @@ class Mapping:
     def _on_error(self, now, response, random_bytes):
         """An error changes nothing on the server (RFC 6887 7.3): a held set is kept to its end."""
         if not self.unanswered:
-            if response.result != wire.NOT_AUTHORIZED or self.state != HELD:
+            doubled = self.hold_until is not None  # the refusal has come before
+            if doubled or response.result != wire.NOT_AUTHORIZED or self.state != HELD:
                 return []
             # Nobody asked, so it is news about the mapping: it is gone (RFC 6887 8.3).
             events = [self._lose(now, "the server revoked it")]
@@ -304,7 +304,7 @@ class Mapping:
         seconds must not make a flood."""
         self._retransmission = timing.retransmission(self._retransmission, random_bytes)
         self.unanswered = 0
-        self.hold_until = self.send_at = now + max(wait, self._retransmission)
+        self.hold_until = self.send_at = self._spaced(now + max(wait, self._retransmission))
         if self.state == ASKING:
             self.state = REFUSED
 
@@ -314,8 +314,15 @@ class Mapping:
         self._retransmission = None
         waiting = self.hold_until is not None and self.hold_until > now
         self.state = REFUSED if waiting else ASKING
-        self.send_at = self.hold_until if waiting else now
+        self.send_at = self.hold_until if waiting else self._spaced(now)
         return Event(LOST, self, reason)
+
+    def _spaced(self, at):
+        """at, or later: four seconds after the last request, which to the server is the same one
+        whatever made us send it (RFC 6887 11.2.1)."""
+        if self._last_sent is None:
+            return at
+        return max(at, self._last_sent + timing.RENEWAL_SPACING)
 
     def _end(self, confirmed):
         self.state = IDLE

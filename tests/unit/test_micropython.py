@@ -9,7 +9,14 @@ import pytest
 from tests.support import micropython
 
 CORE = micropython.ROOT / "tests/unit/core"
-FOLDERS = ("cpe_agent", "tests/unit/core")
+PATHS = (
+    "cpe_agent/__init__.py",
+    "cpe_agent/config.py",
+    "cpe_agent/portset.py",
+    "cpe_agent/uci.py",
+    "cpe_agent/pcp",
+    "tests/unit/core",
+)
 
 
 def count_tests_in_core():
@@ -28,7 +35,7 @@ def count_tests_in_core():
 def test_the_core_behaves_the_same_on_micropython(form, tmp_path):
     interpreter = micropython.interpreter()
     prepare = {"source": micropython.copy_sources, "bytecode": micropython.compile_tree}[form]
-    prepare(FOLDERS, tmp_path)
+    prepare(PATHS, tmp_path)
     if form == "bytecode":
         assert not list(tmp_path.rglob("*.py"))
     done = subprocess.run(
@@ -44,6 +51,11 @@ def test_the_core_behaves_the_same_on_micropython(form, tmp_path):
     assert done.returncode == 0
     assert int(closing.group(1)) == count_tests_in_core() > 30
     print(done.stdout.strip())
+
+
+def test_the_whole_agent_compiles_for_micropython(tmp_path):
+    micropython.compile_tree(["cpe_agent"], tmp_path)
+    assert (tmp_path / "cpe_agent/pcp/client.mpy").exists()
 
 
 def test_a_failing_test_fails_on_micropython_too(tmp_path):
