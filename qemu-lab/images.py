@@ -43,8 +43,8 @@ MICROPYTHON = ["libc6", "libffi8", "libmbedcrypto16", "libmbedtls21", "libmbedx5
                "micropython"]
 # dash is the guests' shell because busybox's prefers its own applets (a small `ip`, `tar`, ...)
 # to the programs in PATH, and because its line editor writes escape codes to the console.
-COMMON = ["busybox-static", "dash", "nftables", "libnftables1", "libnftnl11", "libmnl0", "libjansson4",
-          "libgmp10", "libedit2", "libbsd0", "libmd0", "libtinfo6", "libxtables12", "iproute2",
+COMMON = ["busybox-static", "dash", "nftables", "libnftables1", "libnftnl11", "libmnl0",
+          "libjansson4", "libgmp10", "libedit2", "libbsd0", "libmd0", "libtinfo6", "libxtables12", "iproute2",
           "libelf1t64", "libbpf1", "libcap2", "zlib1g", "libzstd1", "libselinux1",
           "libpcre2-8-0", "conntrack", "libnetfilter-conntrack3", "libnfnetlink0"]
 PYTHON = ["python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libexpat1",
@@ -308,7 +308,8 @@ class Modules:
             # modprobe wants the nearest needed module first in the line, the deepest last.
             chain = [where[dep] for dep in reversed(self.closure([name])[:-1])]
             deps.append(f"{where[name]}: {' '.join(chain)}".rstrip() + "\n")
-            aliases += [f"alias {value} {name}\n" for key, value in self.fields(name) if key == "alias"]
+            aliases += [f"alias {value} {name}\n" for key, value in self.fields(name)
+                        if key == "alias"]
         (target / "modules.dep").write_text("".join(deps))
         (target / "modules.alias").write_text("".join(aliases))
         (target / "modules.symbols").write_text("")
@@ -434,8 +435,8 @@ def build_guest(apt, name):
     modules = kernel_modules(kernel)
     modules.install(root / "usr" / "lib" / "modules" / modules.base.name)
     busybox_links(root)
-    for folder in ("proc", "sys", "dev", "tmp", "run", "var", "root", "overlay", "mnt", "etc/config",
-                   "etc/cpe-agent", "usr/lib/cpe-agent", "usr/lib/lab"):
+    for folder in ("proc", "sys", "dev", "tmp", "run", "var", "root", "overlay", "mnt",
+                   "etc/config", "etc/cpe-agent", "usr/lib/cpe-agent", "usr/lib/lab"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     overlay_files(name, root)
     if name == "isp":

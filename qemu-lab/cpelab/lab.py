@@ -1,0 +1,307 @@
+"""The two guests and the links between them.
+
+      internet --- [ isp: lwAFTR ] === access === [ cpe ] --- home --- lan
+
+"internet" (198.51.100.1, .2, 203.0.113.1) and "lan" (192.168.1.10) are network namespaces of the
+guest isp; so one guest plays everything that is not the router. The lwAFTR's address
+2001:db8:ffff::1 is not on the access link (2001:db8:c0de::/64): a routed path, as in real
+networks. Links are pairs of unix datagram sockets: no root, no order of starting, and a guest
+can be killed and come back. Each link is captured as it passes, on the isp's side, which stays.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import writelog
+from .guest import Guest, LabError, Machine
+
+HERE = Path(__file__).resolve().parent
+LAB = HERE.parent
+ROOT = LAB.parent
+sys.path.insert(0, str(LAB))
+import images  # noqa: E402  (a script beside this package, not an installed module)
+
+CPE_MEMORY = 96  # MiB; Debian's kernel keeps 40 of them, so the guest has what a 64 MB router has
+ISP_MEMORY = 160  # MiB
+FLASH_SIZE = 16 << 20  # bytes
+BOOT_ARGS = ("console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro rootwait "
+             "init=/usr/bin/linuxrc nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 "
+             "apparmor=0 trace_buf_size=1K log_buf_len=32K no_timer_check")
+LWAFTR_ADDRESS = "2001:db8:ffff::1"
+LWAFTR_CONTROL = "/run/lwaftr.sock"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cable between two guests' network cards, captured in `pcap`."""
+
+    name: str
+    sockets: Path
+    pcap: Path
+
+    def card(self, end, number, capture):
+        """QEMU's arguments for the card at one end ("a" or "b") of this link.
+
+        number: makes the MAC address, unique in the lab. The boot ROM is left out: nobody
+        boots from the network, and it costs 0.3 s.
+        """
+        other = "b" if end == "a" else "a"
+        here, there = self.sockets / f"{self.name}.{end}", self.sockets / f"{self.name}.{other}"
+        mac = f"52:54:00:c0:de:{number:02x}"
+        arguments = [
+            "-netdev", f"dgram,id={self.name},local.type=unix,local.path={here},"
+                       f"remote.type=unix,remote.path={there}",
+            "-device", f"virtio-net-pci,netdev={self.name},romfile=,mac={mac}",
+        ]
+        if capture:
+            arguments += ["-object", f"filter-dump,id=dump-{self.name},netdev={self.name},"
+                                     f"file={self.pcap}"]
+        return arguments
+
+
+def disk(path, node, readonly, device="virtio-blk-pci"):
+    """QEMU's arguments for a raw disk."""
+    only = "on" if readonly else "off"
+    return ["-blockdev", f"driver=file,node-name={node}-file,filename={path},read-only={only}",
+            "-blockdev", f"driver=raw,node-name={node},file={node}-file,read-only={only}",
+            "-device", f"{device},drive={node}"]
+
+
+def root_disk(path):
+    # NVMe, because its driver is in the kernel: no initramfs, 4 MB of RAM less.
+    return disk(path, "root", True, "nvme,serial=root,max_ioqpairs=1")
+
+
+def copy_tree(source, target):
+    skip = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(source, target, ignore=skip)
+
+
+class Lab:
+    """Both guests, wired; a context manager.
+
+    workdir: where console transcripts, disks and captures go (made if missing).
+    files: {path under /etc: text}, written to the router's flash disk before the first boot;
+        only config/... and cpe-agent/... survive there, as on the router.
+    agent: folder whose content is the router's /usr/lib/cpe-agent/cpe_agent.
+    flash: an image to use as the router's flash disk, kept as it is; default: a new one.
+    flash_log: file that gets every write to the flash disk (see writelog); the image before
+        the first write is kept beside it, with ".base" added to its name.
+    openwrt: an official x86-64 OpenWrt image in the router's place (default: $OPENWRT_IMAGE).
+    """
+
+    def __init__(self, workdir, *, files=None, agent=ROOT / "cpe_agent", flash=None,
+                 flash_log=None, cpe_memory=CPE_MEMORY, isp_memory=ISP_MEMORY, capture=True,
+                 openwrt=None, boot_timeout=60):
+        self.workdir = Path(workdir).resolve()
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self.openwrt = openwrt or os.environ.get("OPENWRT_IMAGE") or None
+        self.flash = Path(flash) if flash else self.workdir / "flash.img"
+        self.flash_log = Path(flash_log) if flash_log else None
+        # Socket paths may be 107 bytes long; a test's folder often is longer.
+        self._sockets = Path(tempfile.mkdtemp(prefix="cpelab-"))
+        self._files = files or {}
+        self._agent = Path(agent)
+        self._capture = capture
+        self._timeout = boot_timeout
+        self.links = {name: Link(name, self._sockets, self.workdir / f"{name}.pcap")
+                      for name in ("access", "home")}
+        self.isp = Guest("isp", self._isp_machine(isp_memory), self.workdir)
+        self.cpe = Guest("cpe", self._cpe_machine(cpe_memory), self.workdir)
+        self.guests = [self.isp, self.cpe]
+        self._lwaftr = None
+
+    # ------------------------------------------------------------------ power
+
+    def start(self, wait=True):
+        """Build what is out of date, make the disks, start both guests; self."""
+        began = time.monotonic()
+        self._prepare()
+        self._say(f"disks ready after {time.monotonic() - began:.1f} s")
+        try:
+            for guest in self.guests:
+                guest.power_on()
+            for guest in self.guests if wait else ():
+                self._say(f"{guest.name} has a shell after {guest.wait_boot():.1f} s")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self):
+        for guest in self.guests:
+            guest.power_off()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    @staticmethod
+    def _say(text):
+        print(f"lab: {text}", file=sys.stderr, flush=True)
+
+    # ------------------------------------------------------------------ machines
+
+    def _isp_machine(self, memory):
+        extra = [*root_disk(images.BUILD / "isp.img"),
+                 *disk(self.workdir / "isp-code.img", "code", True),
+                 *self.links["access"].card("b", 1, self._capture),
+                 *self.links["home"].card("b", 2, self._capture)]
+        return Machine(memory, extra, images.BUILD / "vmlinux", BOOT_ARGS,
+                       boot_timeout=self._timeout)
+
+    def _cpe_machine(self, memory):
+        if self.openwrt:
+            return self._openwrt_machine()
+        flash = disk(self.flash, "flash", False)
+        if self.flash_log:
+            flash = writelog.logged_disk(self.flash, self.flash_log)
+        extra = [*root_disk(images.BUILD / "cpe.img"),
+                 *disk(self.workdir / "cpe-code.img", "code", True), *flash,
+                 *self.links["access"].card("a", 3, False),
+                 *self.links["home"].card("a", 4, False)]
+        return Machine(memory, extra, images.BUILD / "vmlinux", BOOT_ARGS,
+                       boot_timeout=self._timeout)
+
+    def _openwrt_machine(self):
+        """OpenWrt's own image on a throw-away copy; there eth0 is the LAN and eth1 the WAN."""
+        overlay = self.workdir / "openwrt.qcow2"
+        extra = ["-drive", f"if=virtio,format=qcow2,file={overlay}",
+                 *disk(self.workdir / "cpe-code.img", "code", True),
+                 *self.links["home"].card("a", 4, False),
+                 *self.links["access"].card("a", 3, False)]
+        return Machine(256, extra, kind="openwrt", boot_timeout=max(self._timeout, 240))
+
+    # ------------------------------------------------------------------ disks
+
+    def _prepare(self):
+        images.build(("boot", "isp") if self.openwrt else ("boot", "cpe", "isp"))
+        self._make_code_disks()
+        if self.openwrt:
+            self._make_openwrt_disk()
+        elif not self.flash.exists():
+            self._make_flash()
+        if self.flash_log:
+            writelog.begin(self.flash, self.flash_log)
+
+    def _make_code_disks(self):
+        """The working tree's code on small disks, so that a change of it builds no image."""
+        with tempfile.TemporaryDirectory(prefix="cpelab-") as name:
+            cpe, isp = Path(name, "cpe"), Path(name, "isp")
+            cpe.mkdir()
+            isp.mkdir()
+            copy_tree(self._agent, cpe / "cpe_agent")
+            for part in (ROOT / "cpe_agent", LAB / "lwaftr", LAB / "guest" / "tools"):
+                copy_tree(part, isp / part.name)
+            images.compile_python(images.BUILD / "isp-root", isp, "/usr/lib/lab")
+            images.make_ext4(cpe, self.workdir / "cpe-code.img", label="code")
+            images.make_ext4(isp, self.workdir / "isp-code.img", label="code")
+
+    def _make_flash(self):
+        with tempfile.TemporaryDirectory(prefix="cpelab-") as name:
+            for path in ("config", "cpe-agent"):
+                Path(name, path).mkdir()
+            for path, text in self._files.items():
+                target = Path(name, path.removeprefix("/etc/"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
+            images.make_ext4(Path(name), self.flash, FLASH_SIZE, 1024, True, "flash")
+
+    def _make_openwrt_disk(self):
+        image = Path(self.openwrt).resolve()
+        if not image.is_file():
+            raise LabError(f"OPENWRT_IMAGE: there is no file {image}")
+        raw = image
+        if image.suffix == ".gz":
+            # zlib and not gzip, which stumbles over the metadata that OpenWrt puts at the end.
+            raw = self.workdir / "openwrt.img"
+            unpack = zlib.decompressobj(31)
+            with open(image, "rb") as source, open(raw, "wb") as out:
+                while not unpack.eof and (part := source.read(1 << 20)):
+                    out.write(unpack.decompress(part))
+        overlay = self.workdir / "openwrt.qcow2"
+        overlay.unlink(missing_ok=True)
+        images.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(raw),
+                    str(overlay)])
+
+    # ------------------------------------------------------------------ what one does in a lab
+
+    def lan(self, command, timeout=30.0):
+        """Run a command on the home's LAN host; a Result."""
+        return self.isp.run(f"ip netns exec lan {command}", timeout)
+
+    def internet(self, command, timeout=30.0):
+        """Run a command on the Internet's host; a Result."""
+        return self.isp.run(f"ip netns exec internet {command}", timeout)
+
+    def host(self, arguments, where="lan", timeout=60.0):
+        """Run guest/tools/host.py in a namespace; (True if all went well, its JSON lines)."""
+        result = self.isp.run(f"ip netns exec {where} {self.host_command(arguments)}", timeout)
+        lines = result.json_lines()
+        if not lines:
+            raise self.isp.failure(f"host.py {arguments}: {result}")
+        return result.code == 0, lines
+
+    def host_job(self, arguments, where="lan"):
+        """Start guest/tools/host.py in the background; a Job with JSON lines in stdout()."""
+        return self.isp.spawn(f"ip netns exec {where} {self.host_command(arguments)}")
+
+    @staticmethod
+    def host_command(arguments):
+        return f"python3 /usr/lib/lab/tools/host.py {arguments}"
+
+    def wait_internet(self):
+        """Wait until the servers of the Internet answer."""
+        self.isp.wait_until("grep -q ready /tmp/log/internet")
+
+    def start_lwaftr(self, config=None):
+        """Start the lwAFTR with a configuration (a dict like lwaftr/sample.toml); its Job."""
+        config = dict(config or {})
+        server = {"address": LWAFTR_ADDRESS, "access_interface": "eth0", "tun": "lw0",
+                  "control": LWAFTR_CONTROL}
+        config["server"] = server | config.get("server", {})
+        self.isp.put("/tmp/lwaftr.json", json.dumps(config))
+        self._lwaftr = self.isp.spawn("env PYTHONPATH=/usr/lib/lab python3 -m lwaftr "
+                                      "--config /tmp/lwaftr.json")
+        end = time.monotonic() + 30
+        while "ready" not in self._lwaftr.stdout():
+            if self._lwaftr.poll() is not None or time.monotonic() > end:
+                raise self.isp.failure(f"the lwAFTR did not start: {self._lwaftr.stderr()}")
+            time.sleep(0.1)
+        return self._lwaftr
+
+    def stop_lwaftr(self, signal="TERM"):
+        return self._lwaftr.stop(signal)
+
+    def lwaftr(self, command, **arguments):
+        """One command to the running lwAFTR's control socket; its answer."""
+        text = shlex.quote(json.dumps(arguments))
+        result = self.isp.run("PYTHONPATH=/usr/lib/lab python3 -m lwaftr.ctl "
+                              f"{LWAFTR_CONTROL} {command} {text}")
+        if not result.stdout:
+            raise LabError(f"lwaftr {command}: {result.stderr}")
+        return result.json()
+
+    def openwrt_network(self):
+        """Give an OpenWrt router the lab's addresses; its defaults suit the LAN already."""
+        settings = ["network.wan.proto=none", "network.wan6.proto=static",
+                    "network.wan6.ip6addr=2001:db8:c0de::2/64",
+                    "network.wan6.ip6gw=2001:db8:c0de::1"]
+        lines = [f"uci set {shlex.quote(setting)}" for setting in settings]
+        self.cpe.check("; ".join([*lines, "uci commit network", "/etc/init.d/network restart"]),
+                       timeout=60)
+        self.cpe.wait_until("ping6 -c 1 -W 1 2001:db8:c0de::1", timeout=60)
+        # The code disk is the second virtio disk of the machine.
+        self.cpe.check("mkdir -p /usr/lib/cpe-agent; mount -t ext4 -o ro /dev/vdb "
+                       "/usr/lib/cpe-agent")
