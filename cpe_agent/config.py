@@ -86,15 +86,6 @@ def _device(text):
     return text
 
 
-def _path(text):
-    good = text.startswith("/") and "/../" not in text + "/"
-    for char in text:
-        good = good and (char.isalpha() or char.isdigit() or char in "/._-") and ord(char) < 128
-    if not good:
-        raise ValueError("allowed: an absolute path of letters, digits, '/', '.', '_' and '-'")
-    return text
-
-
 _PROTOCOLS = {"all": wire.PROTO_ALL, "tcp": wire.PROTO_TCP, "udp": wire.PROTO_UDP}
 
 # (name, default as a user would write it or None, checker)
@@ -118,11 +109,8 @@ SOFTWIRE_OPTIONS = (
     ("metric", "0", _number(0, 4294967295)),
     ("icmp_recovery", "1", _flag),  # RFC 7596 5.1: reaction to ICMPv6 1/5 should be configurable
 )
-AGENT_OPTIONS = (
-    ("backend", "linux", _choice({"linux": "linux", "none": "none"})),
-    ("state_dir", "/etc/cpe-agent", _path),  # flash: survives a power cut
-    ("run_dir", "/var/run/cpe-agent", _path),  # RAM
-)
+# What makes the plan so; none only holds the port set.
+AGENT_OPTIONS = (("backend", "linux", _choice({"linux": "linux", "none": "none"})),)
 
 
 Softwire = namedtuple("Softwire", ("name",) + tuple(option[0] for option in SOFTWIRE_OPTIONS))

@@ -1,0 +1,5 @@
+"""micropython -m cpe_agent, python3 -m cpe_agent."""
+
+from cpe_agent.cli import entry
+
+entry()

@@ -1,0 +1,91 @@
+"""What went wrong, in words that say what happens next and what a person can do. Pure."""
+
+from cpe_agent.pcp import wire
+
+_OPERATOR = "if it lasts, give the operator this line"
+
+# By result code (RFC 6887 7.4): what it means here, and what to do.
+_REFUSALS = {
+    wire.UNSUPP_VERSION: (
+        "it speaks another version of PCP",
+        "check that option server names a PCP server",
+    ),
+    wire.NOT_AUTHORIZED: (
+        "it holds a mapping of ours that was made with another nonce, or does not know this line",
+        "a lost state file cures itself when that mapping ends; " + _OPERATOR,
+    ),
+    wire.MALFORMED_REQUEST: (
+        "it does not accept the form of the request",
+        "try option internal_port '0', or option protocol 'udp'",
+    ),
+    wire.UNSUPP_OPCODE: ("it gives no mappings to this line", _OPERATOR),
+    wire.UNSUPP_OPTION: ("it refuses an option of the request", _OPERATOR),
+    wire.MALFORMED_OPTION: ("it does not accept the PORT_SET option", "try option ports '1'"),
+    wire.NETWORK_FAILURE: ("its own network has failed", "nothing; it is tried again"),
+    wire.NO_RESOURCES: ("it has no ports left", "nothing; it is tried again; " + _OPERATOR),
+    wire.UNSUPP_PROTOCOL: (
+        "it does not map this protocol",
+        "try option protocol 'udp', or option internal_port '0'",
+    ),
+    wire.USER_EX_QUOTA: ("this line has all the ports that it may have", _OPERATOR),
+    wire.CANNOT_PROVIDE_EXTERNAL: ("it cannot give that port", "nothing; it is tried again"),
+    wire.ADDRESS_MISMATCH: (
+        "it sees another source address than we do: a NAT stands between",
+        "set option source to an address that the operator routes",
+    ),
+    wire.EXCESSIVE_REMOTE_PEERS: ("too many filters", _OPERATOR),
+}
+
+
+def refused(result, server, seconds):
+    """A refusal by a server (text); seconds until it is asked again."""
+    meaning, action = _REFUSALS.get(result, ("for a reason of its own", _OPERATOR))
+    return "the PCP server %s refused (%s): %s; asking again in %d s; %s" % (
+        server,
+        wire.result_name(result),
+        meaning,
+        seconds,
+        action,
+    )
+
+
+def silent(server, requests):
+    """Nobody answers."""
+    return (
+        "the PCP server %s is silent after %d requests; still asking; check that it is the "
+        "right address, and that UDP port 5351 is open on the way" % (server, requests)
+    )
+
+
+def no_listener(server):
+    """ICMP port unreachable came back."""
+    return (
+        "%s is there, but no PCP server listens on its UDP port 5351; still asking; check option "
+        "aftr or server" % server
+    )
+
+
+def no_route(server):
+    """The kernel knows no way to the server."""
+    return (
+        "no route to the PCP server %s; waiting for the IPv6 uplink; check the WAN interface"
+        % server
+    )
+
+
+def unusable(server, reason, seconds):
+    """A grant that no softwire can live on."""
+    return (
+        "the PCP server %s gave a mapping that cannot be used: %s; what was in use before stays; "
+        "asking again in %d s; give the operator this line" % (server, reason, seconds)
+    )
+
+
+def backend_failed(error, seconds):
+    """A command of the network set-up failed."""
+    return "%s; what was in place before was restored; trying again in %d s" % (error, seconds)
+
+
+def bad_config(path, error):
+    """The config file cannot be used."""
+    return "%s: %s; running on the last good configuration until it is corrected" % (path, error)

@@ -1,0 +1,273 @@
+"""Makes a plan so on any Linux with iproute2 and nft, and finds out whether it is so.
+
+What lives here: commands, their order, and the way back when one fails. Deciding what is wanted is
+plan.py's. Commands are built from checked values only, and are run for changes only: a plan that is
+in place costs one look.
+
+Where the shared address lives (docs/shared-address.md has the experiment): it is on the softwire,
+so that tools see it, but the kernel does not claim it. Its entry in the local table is deleted,
+since with it all 65536 ports of the address would be the router's own, and a neighbour who shares
+the address could not be reached; accept_local lets that neighbour's packets in, which bear our own
+address as source. The router itself sends from the inner address, and NAT does the rest.
+"""
+
+import json
+import os
+from collections import namedtuple
+
+from cpe_agent import nat, netlink, portset
+from cpe_agent.backends import BackendError
+
+# tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
+# claimed: local table entries of the shared address. route: (inner address, metric) or None.
+# nat: mark found in the nft table, or None.
+Observed = namedtuple(
+    "Observed", ("tunnel", "addresses", "claimed", "route", "accept_local", "nat")
+)
+
+
+class Linux:
+    """The network of this machine, as far as it is ours: one softwire, one nft table."""
+
+    def __init__(self, device, run_dir):
+        """device: name of the softwire. run_dir: for files that live for one command."""
+        self._device = device
+        self._dir = run_dir
+        self.plan = None  # what is in place, as far as known
+        self.index = None  # interface index of the softwire while it is in place
+
+    # For the agent
+
+    def present(self):
+        """True when the softwire is there, whoever made it."""
+        return self._read_index() is not None
+
+    def apply(self, plan):
+        """Make the plan so; None leaves no trace. True if something changed.
+
+        Raises BackendError after going back to what was there before.
+        """
+        before, self.plan = self.plan, None
+        try:
+            changed = self._converge(plan)
+        except BackendError as error:
+            self._go_back(before, error)
+        self.plan = plan
+        self.index = self._read_index()
+        return changed
+
+    def counters(self):
+        """{guard: packets} of the guards, empty when they are not in place."""
+        code, listing = self._run("nft list counters table " + nat.TABLE)
+        return nat.parse_counters(listing) if code == 0 else {}
+
+    # Changes
+
+    def _converge(self, plan):
+        seen = self._observe(plan)
+        if plan is None:
+            return self._take_down(seen)
+        changed = False
+        if seen.nat != plan.mark:  # first: no packet may pass before its guards are there
+            self._nft(plan.nat)
+            _drop_stale_flows(seen, plan)
+            changed = True
+        commands = _commands(plan, seen)
+        if commands:
+            self._ip(commands)
+            changed = True
+        if not seen.accept_local:
+            self._accept_local()
+            changed = True
+        return changed
+
+    def _take_down(self, seen):
+        if seen.tunnel:
+            self._ip(["link del dev " + self._device])
+            _drop_stale_flows(seen, None)
+        if seen.nat is not None:  # last: the guards outlive the softwire
+            self._nft(nat.without_table())
+        return bool(seen.tunnel or seen.nat is not None)
+
+    def _go_back(self, before, error):
+        """Restore what was there before a failed change, then raise the error."""
+        try:
+            self._converge(before)
+            self.plan = before
+        except BackendError as second:
+            raise BackendError(
+                "%s; going back failed too: %s; the next try starts from what is there"
+                % (error, second)
+            ) from None
+        raise error
+
+    # What is there
+
+    def _observe(self, plan):
+        device = self._device
+        link = self._json("ip -j -d link show dev " + device)
+        addresses = self._json("ip -j -4 addr show dev " + device)
+        route = self._json("ip -j -4 route show default dev " + device)
+        local = self._json("ip -j -4 route show table local dev " + device)
+        tunnel = _tunnel(link[0]) if link else None
+        found = addresses[0].get("addr_info", []) if addresses else []
+        return Observed(
+            tunnel,
+            sorted([(entry.get("local"), entry.get("scope")) for entry in found]),
+            _claimed(local, plan),
+            _default_route(route),
+            self._accepts_local(),
+            self._mark(),
+        )
+
+    def _mark(self):
+        code, listing = self._run("nft list table " + nat.TABLE)
+        if code:
+            return None
+        start = listing.find('comment "cpe-agent ')
+        return listing[start + 9 : listing.find('"', start + 9)] if start >= 0 else ""
+
+    def _accepts_local(self):
+        try:
+            with open(self._sysctl()) as file:
+                return file.read().strip() == "1"
+        except OSError:
+            return False
+
+    def _accept_local(self):
+        try:
+            with open(self._sysctl(), "w") as file:
+                file.write("1")
+        except OSError as error:
+            raise BackendError("cannot write %s: %s" % (self._sysctl(), error)) from None
+
+    def _sysctl(self):
+        return "/proc/sys/net/ipv4/conf/%s/accept_local" % self._device
+
+    def _read_index(self):
+        try:
+            with open("/sys/class/net/%s/ifindex" % self._device) as file:
+                return int(file.read())
+        except OSError:
+            return None
+
+    # Child processes
+
+    def _json(self, command):
+        """Parsed output, or an empty list when the command fails (there is no such device)."""
+        code, output = self._run(command)
+        try:
+            return json.loads(output) if code == 0 else []
+        except ValueError:
+            raise BackendError("'%s' gave no JSON; iproute2 is needed" % command) from None
+
+    def _ip(self, commands):
+        self._batch("ip -batch", commands)
+
+    def _nft(self, text):
+        self._batch("nft -f", [text.rstrip("\n")])
+
+    def _batch(self, tool, lines):
+        path = self._dir + "/batch"
+        text = "\n".join(lines) + "\n"
+        try:
+            with open(path, "w") as file:
+                file.write(text)
+        except OSError as error:
+            raise BackendError("cannot write %s: %s" % (path, error)) from None
+        code, output = self._run("%s %s" % (tool, path))
+        if code:
+            raise BackendError("'%s' failed: %s" % (tool, _one_line(output)))
+
+    def _run(self, command):
+        """(exit code, output with errors) of a command."""
+        path = self._dir + "/output"
+        code = os.system("%s >%s 2>&1" % (command, path)) >> 8
+        try:
+            with open(path) as file:
+                return code, file.read()
+        except OSError as error:
+            return code or 1, "cannot read %s: %s" % (path, error)
+
+
+def _drop_stale_flows(seen, plan):
+    """RFC 7596 5.1: a changed address or set ends the flows of the old one, and no other."""
+    for address, scope in seen.addresses:
+        if scope != "link":
+            continue
+
+        def keep(port, address=address):
+            same = plan is not None and plan.address == address
+            return same and portset.contains(plan.port_set, port)
+
+        try:
+            netlink.delete_flows(portset.octets(address), keep)
+        except OSError as error:
+            raise BackendError("cannot delete the old set's flows: %s" % error) from None
+
+
+def _commands(plan, seen):
+    """Lines for 'ip -batch' that lead from what is seen to the plan."""
+    lines = []
+    wanted = (plan.local, plan.remote, plan.mtu, True, plan.underlay)
+    if seen.tunnel != wanted:
+        if seen.tunnel:
+            lines.append("link del dev " + plan.device)
+        lines += _tunnel_commands(plan)
+        seen = Observed(wanted, [], [], None, False, seen.nat)
+    lines += _address_commands(plan, seen)
+    route = None if plan.metric is None else (plan.inner, plan.metric)
+    if seen.route != route and seen.route is not None:
+        lines.append("route del default dev %s metric %d" % (plan.device, seen.route[1]))
+    if seen.route != route and route is not None:
+        lines.append("route add default dev %s src %s metric %d" % (plan.device, *route))
+    return lines
+
+
+def _tunnel_commands(plan):
+    # No encapsulation limit: it costs 8 octets, and lwAFTRs were seen to drop it.
+    return [
+        "link add name %s type ip6tnl mode ipip6 local %s remote %s dev %s encaplimit none"
+        " tclass inherit" % (plan.device, plan.local, plan.remote, plan.underlay),
+        "link set dev %s mtu %d up" % (plan.device, plan.mtu),
+    ]
+
+
+def _address_commands(plan, seen):
+    wanted = sorted([(plan.address, "link"), (plan.inner, "global")])
+    lines = []
+    for address, _ in seen.addresses:
+        if address not in (plan.address, plan.inner):
+            lines.append("addr del %s/32 dev %s" % (address, plan.device))
+    claimed = list(seen.claimed)
+    # Scope link keeps the kernel from choosing it as source, and lists it first for tools.
+    for address, scope in wanted:
+        if (address, scope) not in seen.addresses:
+            lines.append("addr replace %s/32 dev %s scope %s" % (address, plan.device, scope))
+            if address == plan.address:
+                claimed = [address]
+    lines += ["route del table local local %s dev %s" % (one, plan.device) for one in claimed]
+    return lines
+
+
+def _tunnel(link):
+    data = link.get("linkinfo", {}).get("info_data", {})
+    up = "UP" in link.get("flags", [])
+    return data.get("local"), data.get("remote"), link.get("mtu"), up, link.get("link")
+
+
+def _claimed(local, plan):
+    if plan is None:
+        return []
+    return [entry.get("dst") for entry in local if entry.get("dst") == plan.address]
+
+
+def _default_route(routes):
+    for route in routes:
+        return route.get("prefsrc"), route.get("metric", 0)
+    return None
+
+
+def _one_line(output):
+    lines = [line.strip() for line in output.split("\n") if line.strip()]
+    return "; ".join(lines[:3]) or "no output"

@@ -1,0 +1,20 @@
+"""Holds the port set and touches no network: for a look at what a server gives."""
+
+
+class Nothing:
+    """Accepts any plan and does nothing about it."""
+
+    plan = None
+    index = None
+
+    def present(self):
+        """There is never anything to take down."""
+        return False
+
+    def apply(self, _plan):
+        """False: nothing changes."""
+        return False
+
+    def counters(self):
+        """There are no guards."""
+        return {}

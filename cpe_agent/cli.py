@@ -1,0 +1,291 @@
+"""The command line. argparse is not on the router, so a small reader of words does."""
+
+import json
+import sys
+import time
+
+from cpe_agent import control, status, store
+
+USAGE = """\
+usage: cpe-agent [--config FILE] [--state-dir DIR] [--run-dir DIR] COMMAND
+
+Gets this router's port set from the operator's lwAFTR by PCP (RFC 7753), brings up the IPv4-in-IPv6
+softwire, and keeps the NAT inside the set.
+
+commands:
+  run                run the agent in the foreground; ending it leaves the line up
+  status [--json]    show address, port set, server, next action, guards and errors
+  renew              ask the server now; after 'release', start again
+  release            take the line down, give the set back, leave no trace
+  reload             take up a changed config file
+  check              read the config file and say what is wrong with it
+  print-nft          show the nftables rules that are in place
+  print-nft ADDRESS FIRST SIZE
+                     show the rules for that set, without an agent
+  help, version
+
+options:
+  --config FILE      default /etc/config/cpe-agent
+  --state-dir DIR    flash, survives a power cut; default /etc/cpe-agent
+  --run-dir DIR      RAM; default /var/run/cpe-agent
+
+exit codes: 0 done; 1 failed, or no port set is held; 2 wrong usage or config; 3 no agent is running
+"""
+
+OK, FAILED, USAGE_ERROR, NOT_RUNNING = 0, 1, 2, 3
+_DEFAULTS = {
+    "--config": "/etc/config/cpe-agent",
+    "--state-dir": "/etc/cpe-agent",
+    "--run-dir": "/var/run/cpe-agent",
+}
+_RELEASE_PATIENCE = 60  # s; four transmissions, and a little
+
+
+class UsageError(Exception):
+    """The words make no command."""
+
+
+def entry():
+    """Console script."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def main(words):
+    """Run one command; returns the exit code."""
+    try:
+        options, command, arguments = _read(words)
+    except UsageError as error:
+        _complain("%s; 'cpe-agent help' shows what there is" % error)
+        return USAGE_ERROR
+    if command in ("help", "version"):
+        sys.stdout.write(USAGE if command == "help" else status.VERSION + "\n")
+        return OK
+    return _COMMANDS[command](options, arguments)
+
+
+def _read(words):
+    """(options, command, arguments). Raises UsageError."""
+    options = dict(_DEFAULTS)
+    plain = []
+    index = 0
+    while index < len(words):
+        name, sign, value = words[index].partition("=")
+        if name in options:
+            if not sign:
+                index += 1
+                if index == len(words):
+                    raise UsageError("%s needs a value" % name)
+                value = words[index]
+            options[name] = value.rstrip("/")
+        else:
+            plain.append(words[index])
+        index += 1
+    if not plain or plain[0] in ("-h", "--help"):
+        return options, "help", []
+    command, arguments = plain[0].lstrip("-") if plain[0] == "--version" else plain[0], plain[1:]
+    if command not in _COMMANDS and command not in ("help", "version"):
+        raise UsageError("'%s' is no command" % command)
+    allowed = {"status": ([], ["--json"])}.get(command, ([],))
+    if command == "print-nft" and len(arguments) == 3:
+        return options, command, arguments
+    if command not in ("help", "version") and arguments not in allowed:
+        raise UsageError("'%s' takes no '%s'" % (command, " ".join(arguments)))
+    return options, command, arguments
+
+
+def _complain(text):
+    sys.stderr.write("cpe-agent: %s\n" % text)
+
+
+def _paths(options):
+    from cpe_agent.agent import Paths
+
+    return Paths(options["--config"], options["--state-dir"], options["--run-dir"])
+
+
+def _socket(options):
+    return options["--run-dir"] + "/control"
+
+
+def _run(options, _):
+    # Imported here: the other commands need neither the core nor a backend, and a router is slow.
+    from cpe_agent import agent, log
+
+    paths = _paths(options)
+    try:
+        store.make_directory(paths.run_dir)
+        store.make_directory(paths.state_dir)
+        control.ask(paths.socket, "status")
+        _complain("an agent is running already (%s)" % paths.socket)
+        return FAILED
+    except store.StoreError as error:
+        _complain(str(error))
+        return FAILED
+    except control.NotRunning:
+        pass
+    settings, error = agent.load_config(paths)
+    if error:
+        settings = agent.last_good_config(paths)
+        if settings is None:
+            _complain("%s: %s" % (paths.config, error))
+            return USAGE_ERROR
+    for warning in settings.warnings:
+        log.warning(warning)
+    running = agent.Agent(settings, paths)
+    if error:
+        running.complain_about_config(error)
+    running.run()
+    return OK
+
+
+def _ask(options, command):
+    """The agent's answer, or None after saying that there is none."""
+    try:
+        answer = control.ask(_socket(options), command)
+    except control.NotRunning as error:
+        _complain("%s; start it with '/etc/init.d/cpe-agent start' or 'cpe-agent run'" % error)
+        return None
+    if "error" in answer:
+        _complain(answer["error"])
+    return answer
+
+
+def _status(options, arguments):
+    answer = _ask(options, "status")
+    if answer is None:
+        return NOT_RUNNING
+    if arguments:
+        sys.stdout.write(json.dumps(answer) + "\n")
+    else:
+        sys.stdout.write("\n".join(status.lines(answer)) + "\n")
+    return OK if "address" in answer else FAILED
+
+
+def _renew(options, _):
+    answer = _ask(options, "renew")
+    if answer is None:
+        return NOT_RUNNING
+    if "error" in answer:
+        return FAILED
+    sys.stdout.write("the request goes out in %d ms\n" % answer["in_ms"])
+    return OK
+
+
+def _reload(options, _):
+    answer = _ask(options, "reload")
+    if answer is None:
+        return NOT_RUNNING
+    if "error" in answer:
+        return USAGE_ERROR
+    sys.stdout.write("configuration taken up\n" if answer["changed"] else "nothing has changed\n")
+    return OK
+
+
+def _release(options, _):
+    try:
+        answer = control.ask(_socket(options), "release")
+    except control.NotRunning:
+        return _release_without_agent(options)
+    if "error" in answer:
+        _complain(answer["error"])
+        return FAILED
+    sys.stdout.write("the line is down; giving the set back ...\n")
+    for _ in range(_RELEASE_PATIENCE * 4):
+        answer = _ask(options, "status")
+        if answer is None:
+            return NOT_RUNNING
+        if answer["state"] == "released":
+            return _released(answer["timings"].get("release_confirmed"))
+        time.sleep(0.25)
+    _complain("still not confirmed; see 'cpe-agent status'")
+    return FAILED
+
+
+def _released(confirmed):
+    if confirmed:
+        sys.stdout.write("released: the server confirmed it\n")
+    else:
+        sys.stdout.write("released here; the server was silent, the mapping ends by itself\n")
+    return OK
+
+
+def _release_without_agent(options):
+    """The line may be up with no agent: be one for as long as it takes."""
+    from cpe_agent import agent
+
+    paths = _paths(options)
+    settings, error = agent.load_config(paths)
+    if error:
+        settings = agent.last_good_config(paths)
+    if settings is None:
+        _complain("%s: %s" % (paths.config, error))
+        return USAGE_ERROR
+    store.make_directory(paths.run_dir)
+    sys.stdout.write("no agent is running; doing it without one ...\n")
+    confirmed = agent.Agent(settings, paths).release_alone(_RELEASE_PATIENCE * 1000)
+    if confirmed is None:
+        _complain("the set could not be given back; the network is cleaned up")
+        return FAILED
+    return _released(confirmed)
+
+
+def _check(options, _):
+    from cpe_agent import config
+
+    path = options["--config"]
+    try:
+        with open(path) as file:
+            settings = config.parse(file.read())
+    except OSError as error:
+        _complain("cannot read %s: %s" % (path, error))
+        return USAGE_ERROR
+    except ValueError as error:
+        _complain("%s: %s" % (path, error))
+        return USAGE_ERROR
+    for warning in settings.warnings:
+        sys.stdout.write("warning: %s\n" % warning)
+    sys.stdout.write("%s is good\n" % path)
+    return OK
+
+
+def _print_nft(options, arguments):
+    if arguments:
+        return _print_nft_for(options, *arguments)
+    answer = _ask(options, "print-nft")
+    if answer is None:
+        return NOT_RUNNING
+    if "error" in answer:
+        return FAILED
+    sys.stdout.write(answer["text"])
+    return OK
+
+
+def _print_nft_for(options, address, first, size):
+    from cpe_agent import config, plan, portset
+
+    try:
+        port_set = portset.PortSet(address, int(first), int(size))
+        reason = portset.why_unusable(portset.octets(address), port_set.first, port_set.size)
+        if reason:
+            raise ValueError(reason)
+        with open(options["--config"]) as file:
+            softwire = config.parse(file.read()).softwire
+    except (OSError, ValueError) as error:
+        _complain(str(error))
+        return USAGE_ERROR
+    sys.stdout.write(plan.nat_text(softwire, port_set, softwire.mtu or 1460))
+    return OK
+
+
+_COMMANDS = {
+    "run": _run,
+    "status": _status,
+    "renew": _renew,
+    "release": _release,
+    "reload": _reload,
+    "check": _check,
+    "print-nft": _print_nft,
+}

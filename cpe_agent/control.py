@@ -1,0 +1,72 @@
+"""The unix socket by which the CLI speaks to the running agent: one JSON line each way."""
+
+import json
+import os
+
+from cpe_agent import net
+
+_LARGEST = 4096  # octets of a request
+_PATIENCE = 0.3  # s; a client that dawdles must not hold up the line
+
+
+class NotRunning(Exception):
+    """No agent answers at the socket."""
+
+
+class Server:
+    """Answers requests, one connection at a time; only root can reach the socket's folder."""
+
+    def __init__(self, path, answer):
+        """answer(request) takes a dict and gives a dict."""
+        try:
+            os.unlink(path)  # left by an agent that was killed
+        except OSError:
+            pass
+        self.socket = net.unix_socket()
+        self.socket.bind(net.unix_address(path))
+        self.socket.listen(4)
+        self._answer = answer
+
+    def serve(self, sock):
+        """Handle one waiting connection. Whatever the client does, this returns."""
+        try:
+            connection = sock.accept()[0]
+        except OSError:
+            return
+        try:
+            connection.settimeout(_PATIENCE)
+            reply = self._reply(connection.recv(_LARGEST))
+            connection.send(json.dumps(reply).encode() + b"\n")
+        except OSError:
+            pass  # the client went away; nothing of ours depends on it
+        finally:
+            connection.close()
+
+    def _reply(self, data):
+        try:
+            request = json.loads(data.decode())
+        except ValueError:
+            return {"error": "not a JSON object"}
+        if not isinstance(request, dict):
+            return {"error": "not a JSON object"}
+        return self._answer(request)
+
+
+def ask(path, command):
+    """The agent's answer to a command as a dict. Raises NotRunning."""
+    sock = net.unix_socket()
+    try:
+        sock.settimeout(10)
+        sock.connect(net.unix_address(path))
+        sock.send(json.dumps({"command": command}).encode() + b"\n")
+        parts = []
+        while True:
+            data = sock.recv(65536)
+            if not data:
+                break
+            parts.append(data)
+        return json.loads(b"".join(parts).decode())
+    except (OSError, ValueError) as error:
+        raise NotRunning("no agent answers at %s (%s)" % (path, error)) from None
+    finally:
+        sock.close()

@@ -1,0 +1,166 @@
+"""Sockets, the same on both runtimes.
+
+MicroPython takes and gives raw sockaddr bytes, has no getsockname and few constants; CPython wants
+tuples. Nothing outside this module needs to know. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d.
+"""
+
+import select
+import socket
+import struct
+import sys
+
+from cpe_agent.pcp import wire
+
+NATIVE = "<" if sys.byteorder == "little" else ">"
+EAGAIN = 11
+MICROPYTHON = sys.implementation.name == "micropython"
+
+_AF_UNIX = 1
+_AF_NETLINK = 16
+_IPPROTO_IPV6 = 41
+_IPPROTO_ICMPV6 = 58
+_IPV6_JOIN_GROUP = 20
+_IPV6_V6ONLY = 26
+_ICMP6_FILTER = 1
+_ALL_NODES = b"\xff\x02" + b"\0" * 13 + b"\x01"
+_LARGEST = 2048  # octets; every PCP datagram and any quoted packet that we look at
+
+
+def _sockaddr(address, port, scope=0):
+    """(family, address as this runtime's socket calls want it)."""
+    if wire.is_v4(address):
+        if MICROPYTHON:
+            packed = struct.pack(NATIVE + "H", socket.AF_INET) + struct.pack(">H", port)
+            return socket.AF_INET, packed + address[12:] + b"\0" * 8
+        return socket.AF_INET, (socket.inet_ntop(socket.AF_INET, address[12:]), port)
+    if MICROPYTHON:
+        packed = struct.pack(NATIVE + "H", socket.AF_INET6) + struct.pack(">HI", port, 0)
+        return socket.AF_INET6, packed + address + struct.pack(NATIVE + "I", scope)
+    return socket.AF_INET6, (socket.inet_ntop(socket.AF_INET6, address), port, 0, scope)
+
+
+def _unpack(sockaddr):
+    """(16 octets, port) of what recvfrom gave."""
+    if not MICROPYTHON:
+        host, port = sockaddr[:2]
+        if ":" in host:
+            return socket.inet_pton(socket.AF_INET6, host.split("%")[0]), port
+        return wire.V4_PREFIX + socket.inet_pton(socket.AF_INET, host), port
+    family = struct.unpack_from(NATIVE + "H", sockaddr)[0]
+    port = struct.unpack_from(">H", sockaddr, 2)[0]
+    if family == socket.AF_INET6:
+        return bytes(sockaddr[8:24]), port
+    return wire.V4_PREFIX + bytes(sockaddr[4:8]), port
+
+
+def text(address):
+    """16 octets as people write the address."""
+    if wire.is_v4(address):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def request_socket(source, server, port=wire.SERVER_PORT):
+    """UDP socket from the source to the server's port, at a random port of our own (RFC 6887 8.1).
+
+    Connected: the kernel drops other peers, and reports ICMP errors. It stays open for the life of
+    the mapping, since Mapping Updates come to its port (RFC 6887 14.2). Raises OSError.
+    """
+    family, local = _sockaddr(source, 0)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.bind(local)
+        sock.connect(_sockaddr(server, port)[1])
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def announce_socket(interface):
+    """UDP socket for announcements to [ff02::1]:5350 on one interface index (RFC 6887 14.1.3).
+
+    Other PCP clients on this host may listen too. Raises OSError.
+    """
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, 1)
+    sock.bind(_sockaddr(wire.ANY_V6, wire.CLIENT_PORT)[1])
+    group = _ALL_NODES + struct.pack(NATIVE + "I", interface)
+    sock.setsockopt(_IPPROTO_IPV6, _IPV6_JOIN_GROUP, group)
+    sock.setblocking(False)
+    return sock
+
+
+def unreachable_socket():
+    """Raw socket that hears ICMPv6 type 1 (destination unreachable) alone. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, _IPPROTO_ICMPV6)
+    # A set bit blocks the type of that number (RFC 3542 3.2).
+    blocked = struct.pack(NATIVE + "8I", 0xFFFFFFFF & ~(1 << 1), *([0xFFFFFFFF] * 7))
+    sock.setsockopt(_IPPROTO_ICMPV6, _ICMP6_FILTER, blocked)
+    sock.setblocking(False)
+    return sock
+
+
+def receive(sock):
+    """(data, address, port) of one waiting datagram, or None when none waits. Raises OSError."""
+    try:
+        data, sockaddr = sock.recvfrom(_LARGEST)
+    except OSError as error:
+        if error.args[0] == EAGAIN:
+            return None
+        raise
+    address, port = _unpack(sockaddr)
+    return data, address, port
+
+
+def unix_address(path):
+    """Address of a unix socket for bind and connect."""
+    if MICROPYTHON:
+        return struct.pack(NATIVE + "H", _AF_UNIX) + path.encode() + b"\0"
+    return path
+
+
+def unix_socket():
+    """A stream socket of the unix family."""
+    return socket.socket(_AF_UNIX, socket.SOCK_STREAM)
+
+
+def netlink_socket(protocol, groups=0):
+    """Netlink socket to the kernel. groups: bits of the multicast groups to hear."""
+    sock = socket.socket(_AF_NETLINK, socket.SOCK_RAW, protocol)
+    if MICROPYTHON:
+        sock.bind(struct.pack(NATIVE + "HHII", _AF_NETLINK, 0, 0, groups))
+        sock.connect(struct.pack(NATIVE + "HHII", _AF_NETLINK, 0, 0, 0))
+    else:
+        sock.bind((0, groups))
+        sock.connect((0, 0))
+    return sock
+
+
+class Poller:
+    """Calls a function for each socket that has something to read."""
+
+    def __init__(self):
+        self._poll = select.poll()
+        self._handlers = {}
+
+    def add(self, sock, handler):
+        """handler(sock) is called when sock can be read."""
+        self._handlers[sock.fileno()] = (sock, handler)
+        self._poll.register(sock, select.POLLIN)
+
+    def remove(self, sock):
+        """Forget and close a socket."""
+        self._handlers.pop(sock.fileno())
+        self._poll.unregister(sock)
+        sock.close()
+
+    def wait(self, timeout):
+        """Wait up to timeout ms, then call the handlers of what came."""
+        for ready in self._poll.poll(timeout):
+            number = ready[0] if isinstance(ready[0], int) else ready[0].fileno()
+            entry = self._handlers.get(number)
+            if entry:  # an earlier handler may have closed it
+                entry[1](entry[0])

@@ -1,0 +1,247 @@
+"""What we ask the kernel by netlink: the way to a server, changes of the network, flows.
+
+Plain structs over a netlink socket, so that no child process is needed to look. Layouts are those
+of the kernel's rtnetlink and ctnetlink headers, in native byte order; attributes are (type,
+octets).
+"""
+
+import struct
+from collections import namedtuple
+
+from cpe_agent import net
+from cpe_agent.pcp import wire
+
+_ROUTE = 0  # NETLINK_ROUTE
+_NETFILTER = 12  # NETLINK_NETFILTER
+_HEADER = net.NATIVE + "IHHII"
+_ATTRIBUTE = net.NATIVE + "HH"
+_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_NESTED = 0x8000
+
+_REQUEST = 1
+_ACK = 4
+_DUMP = 0x300
+_ERROR = 2
+_DONE = 3
+
+_RTM_GETLINK = 18
+_RTM_NEWROUTE = 24
+_RTM_DELROUTE = 25
+_RTM_GETROUTE = 26
+_RTA_DST = 1
+_RTA_OIF = 4
+_RTA_PREFSRC = 7
+_IFLA_IFNAME = 3
+_IFLA_MTU = 4
+_LINK_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; IPv4 and IPv6 addresses and routes
+
+_NFTABLES_GROUP = 1 << (7 - 1)  # NFNLGRP_NFTABLES
+_NFT_MSG_DELTABLE = 0xA02  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE
+
+_AF_INET = 2
+_AF_INET6 = 10
+
+# device: name. index: interface index. mtu: octets. source: 16 octets.
+Path = namedtuple("Path", ("device", "index", "mtu", "source"))
+
+
+class NetlinkError(OSError):
+    """The kernel refused; errno is its reason."""
+
+    def __init__(self, errno):
+        super().__init__(errno, "netlink error %d" % errno)
+        self.errno = errno
+
+
+def attribute(kind, data):
+    """One attribute, padded to four octets."""
+    return struct.pack(_ATTRIBUTE, len(data) + 4, kind) + data + b"\0" * (-len(data) % 4)
+
+
+def attributes(data, offset):
+    """{type: octets}; of repeated types the last."""
+    found = {}
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from(_ATTRIBUTE, data, offset)
+        if length < 4:
+            break
+        found[kind & _TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _exchange(sock, kind, flags, payload):
+    """Send one request; yield the payloads of the answer up to its end. Raises NetlinkError."""
+    length = 16 + len(payload)
+    sock.send(struct.pack(_HEADER, length, kind, _REQUEST | flags, 1, 0) + payload)
+    while True:
+        data = sock.recv(32768)
+        offset = 0
+        while offset + 16 <= len(data):
+            length, kind = struct.unpack_from(net.NATIVE + "IH", data, offset)
+            if kind == _ERROR:
+                code = struct.unpack_from(net.NATIVE + "i", data, offset + 16)[0]
+                if code:
+                    raise NetlinkError(-code)
+                return
+            if kind == _DONE:
+                return
+            yield data[offset + 16 : offset + length]
+            if not flags & (_DUMP | _ACK):
+                return
+            offset += (length + 3) & ~3
+
+
+def _ask(protocol, kind, flags, payload):
+    """Payloads of the answer to one request, as a list."""
+    sock = net.netlink_socket(protocol)
+    try:
+        return list(_exchange(sock, kind, flags, payload))
+    finally:
+        sock.close()
+
+
+def path_to(address):
+    """How the kernel would send to an address of 16 octets, as Path. Raises NetlinkError.
+
+    Asked of the kernel instead of connect() and getsockname(), which MicroPython lacks; and the
+    device comes with it, whose MTU the softwire needs.
+    """
+    v4 = wire.is_v4(address)
+    family, destination = (_AF_INET, address[12:]) if v4 else (_AF_INET6, address)
+    message = struct.pack(net.NATIVE + "BBBBBBBBI", family, len(destination) * 8, *([0] * 7))
+    message += attribute(_RTA_DST, destination)
+    route = attributes(_ask(_ROUTE, _RTM_GETROUTE, 0, message)[0], 12)
+    if _RTA_OIF not in route or _RTA_PREFSRC not in route:
+        raise NetlinkError(101)  # ENETUNREACH
+    index = struct.unpack(net.NATIVE + "i", route[_RTA_OIF])[0]
+    source = bytes(route[_RTA_PREFSRC])
+    message = struct.pack(net.NATIVE + "BxHiII", 0, 0, index, 0, 0)
+    link = attributes(_ask(_ROUTE, _RTM_GETLINK, 0, message)[0], 16)
+    name = bytes(link[_IFLA_IFNAME]).rstrip(b"\0").decode()
+    mtu = struct.unpack(net.NATIVE + "I", link[_IFLA_MTU])[0]
+    return Path(name, index, mtu, wire.V4_PREFIX + source if v4 else source)
+
+
+def changes_socket():
+    """Socket that can be read whenever a link, an address or a route has changed."""
+    sock = net.netlink_socket(_ROUTE, _LINK_GROUPS)
+    sock.setblocking(False)
+    return sock
+
+
+def changed_devices(sock):
+    """Interface indexes that the waiting messages are about; None stands for any of them."""
+    indexes = set()
+    for data in _waiting(sock):
+        offset = 0
+        while data and offset + 16 <= len(data):
+            length, kind = struct.unpack_from(net.NATIVE + "IH", data, offset)
+            if length < 16:
+                break
+            indexes.add(_device_of(kind, data[offset + 16 : offset + length]))
+            offset += (length + 3) & ~3
+        if not data:
+            indexes.add(None)
+    return indexes
+
+
+def _device_of(kind, message):
+    if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
+        route = attributes(message, 12)
+        return struct.unpack(net.NATIVE + "i", route[_RTA_OIF])[0] if _RTA_OIF in route else None
+    # Links and addresses have the index at the same place.
+    return struct.unpack_from(net.NATIVE + "i", message, 4)[0] if len(message) >= 8 else None
+
+
+def tables_socket():
+    """Socket that can be read whenever nftables change."""
+    sock = net.netlink_socket(_NETFILTER, _NFTABLES_GROUP)
+    sock.setblocking(False)
+    return sock
+
+
+def table_deleted(sock):
+    """True if one of the waiting messages says that a table was deleted, or if some were missed."""
+    deleted = False
+    for data in _waiting(sock):
+        offset = 0
+        while data and offset + 16 <= len(data):
+            length, kind = struct.unpack_from(net.NATIVE + "IH", data, offset)
+            deleted = deleted or kind == _NFT_MSG_DELTABLE
+            offset += max(16, (length + 3) & ~3)
+        deleted = deleted or not data
+    return deleted
+
+
+def _waiting(sock):
+    """Datagrams that wait; an empty one says that some were lost."""
+    for _ in range(256):
+        try:
+            yield sock.recv(32768)
+        except OSError as error:
+            if error.args[0] == net.EAGAIN:
+                return
+            yield b""
+
+
+_CT_GET = 0x101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET
+_CT_DELETE = 0x102
+_CTA_TUPLE_ORIG = 1
+_CTA_TUPLE_REPLY = 2
+_CTA_TUPLE_IP = 1
+_CTA_TUPLE_PROTO = 2
+_CTA_IP_V4_DST = 2
+_CTA_PROTO_NUM = 1
+_CTA_PROTO_DST_PORT = 3
+_CTA_PROTO_ICMP_ID = 4
+_IPPROTO_ICMP = 1
+
+
+def delete_flows(address, keep):
+    """Delete the flows that use a shared address on ports that are not ours any more.
+
+    address: 4 octets. keep(port) is True for ports that stay ours. Returns how many went. Flows of
+    this router carry the address as destination: of their replies when NAT changed the source, of
+    the first packet when it was forwarded inwards (RFC 7596 5.1).
+    """
+    sock = net.netlink_socket(_NETFILTER)
+    head = struct.pack(">BBH", _AF_INET, 0, 0)
+    try:
+        stale = []
+        for message in _exchange(sock, _CT_GET, _DUMP, head):
+            flow = attributes(message, 4)
+            if _is_stale(flow, address, keep):
+                stale.append(bytes(flow[_CTA_TUPLE_ORIG]))
+        return sum([_delete(sock, head, tuple_orig) for tuple_orig in stale])
+    finally:
+        sock.close()
+
+
+def _is_stale(flow, address, keep):
+    for side in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY):
+        parts = attributes(flow[side], 0)
+        if attributes(parts[_CTA_TUPLE_IP], 0).get(_CTA_IP_V4_DST) == address:
+            port = _port(attributes(parts[_CTA_TUPLE_PROTO], 0))
+            return port is None or not keep(port)
+    return False
+
+
+def _port(protocol):
+    kind = _CTA_PROTO_DST_PORT
+    if protocol[_CTA_PROTO_NUM] == bytes([_IPPROTO_ICMP]):
+        kind = _CTA_PROTO_ICMP_ID
+    port = protocol.get(kind)
+    return struct.unpack(">H", port)[0] if port else None
+
+
+def _delete(sock, head, tuple_orig):
+    payload = head + attribute(_CTA_TUPLE_ORIG | _NESTED, tuple_orig)
+    try:
+        for _ in _exchange(sock, _CT_DELETE, _ACK, payload):
+            pass
+    except NetlinkError as error:
+        if error.errno != 2:  # ENOENT: it ended by itself meanwhile
+            raise
+        return 0
+    return 1

@@ -1,0 +1,183 @@
+"""State that survives a power cut: the nonce, and the port set to suggest.
+
+The nonce must survive: a server that still holds the mapping refuses any other nonce for the rest
+of its life (RFC 6887 11.3), which would lock a rebooted router out of its own address. Flash wears
+out, so a file is written only when its content changes.
+
+A file is replaced in one step: a temporary file is written and synced, then renamed, then synced
+again, so that the new name is on the medium too. Whatever the moment of a power cut, the next start
+finds the old content or the new one.
+"""
+
+import binascii
+import json
+import os
+from collections import namedtuple
+
+from cpe_agent import portset
+from cpe_agent.portset import PortSet
+
+_MAGIC = "cpe-agent-state 1 "
+_MAX = 4096  # octets; a state file is a few hundred
+
+# nonce: 12 octets. server: 16 octets. protocol, internal_port: with the nonce, the match key.
+# port_set: PortSet held last, or None. first_internal: of that set, or None.
+State = namedtuple(
+    "State", ("nonce", "server", "protocol", "internal_port", "port_set", "first_internal")
+)
+
+
+class StoreError(OSError):
+    """The file cannot be written; the text says which and why. The old content is still there."""
+
+
+class Damaged(ValueError):
+    """The text is not a state that this version wrote."""
+
+
+def encode(state):
+    """State as the text of its file."""
+    fields = {
+        "nonce": binascii.hexlify(state.nonce).decode(),
+        "server": binascii.hexlify(state.server).decode(),
+        "protocol": state.protocol,
+        "internal_port": state.internal_port,
+    }
+    if state.port_set:
+        fields["address"] = state.port_set.address
+        fields["first_port"] = state.port_set.first
+        fields["size"] = state.port_set.size
+        fields["first_internal"] = state.first_internal
+    # MicroPython's dicts have no order: sorted by hand, equal states have equal files.
+    parts = ['"%s": %s' % (name, json.dumps(fields[name])) for name in sorted(fields)]
+    body = "{" + ", ".join(parts) + "}\n"
+    return "%s%08x\n%s" % (_MAGIC, binascii.crc32(body.encode()), body)
+
+
+def decode(text):
+    """State from the text of a file. Raises Damaged."""
+    head, _, body = text.partition("\n")
+    if not head.startswith(_MAGIC):
+        raise Damaged("it is not a state file of this version")
+    if head[len(_MAGIC) :] != "%08x" % binascii.crc32(body.encode()):
+        raise Damaged("its checksum is wrong")
+    try:
+        return _read(json.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged("its content is wrong: %s" % error) from None
+
+
+def _read(fields):
+    nonce = binascii.unhexlify(fields["nonce"])
+    server = binascii.unhexlify(fields["server"])
+    numbers = [fields["protocol"], fields["internal_port"]]
+    port_set = None
+    first_internal = fields.get("first_internal")
+    if "address" in fields:
+        port_set = PortSet(fields["address"], fields["first_port"], fields["size"])
+        numbers += [port_set.first, port_set.size, first_internal]
+        address = portset.octets(port_set.address)
+        reason = portset.why_unusable(address, port_set.first, port_set.size)
+        if reason:
+            raise ValueError(reason)
+    if len(nonce) != 12 or len(server) != 16:
+        raise ValueError("wrong length of nonce or server")
+    if not all(isinstance(number, int) and 0 <= number <= 65535 for number in numbers):
+        raise ValueError("a number is out of range")
+    return State(
+        nonce, server, fields["protocol"], fields["internal_port"], port_set, first_internal
+    )
+
+
+class File:
+    """One small text file that is replaced whole, and only when it changes."""
+
+    def __init__(self, path):
+        self.path = path
+        self.writes = 0
+        self._content = None  # what is known to be on the medium
+
+    def read(self):
+        """The text, or None when there is no file, or none that can be text of ours."""
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read(_MAX + 1)
+        except OSError:
+            return None
+        try:
+            self._content = data.decode()
+        except ValueError:
+            return ""
+        return self._content if len(data) <= _MAX else ""
+
+    def write(self, text):
+        """Make text the content; True if that took a write. Raises StoreError."""
+        if text == self._content:
+            return False
+        try:
+            self._replace(text)
+        except OSError as error:
+            raise StoreError("cannot write %s: %s" % (self.path, error)) from None
+        self._content = text
+        self.writes += 1
+        return True
+
+    def _replace(self, text):
+        temporary = self.path + ".new"
+        with open(temporary, "wb"):
+            pass
+        _private(temporary)  # before the nonce is in it
+        with open(temporary, "wb") as file:
+            file.write(text.encode())
+            _sync(file)
+        os.rename(temporary, self.path)
+        with open(self.path, "r+b") as file:
+            _sync(file)
+
+    def set_aside(self):
+        """Keep a damaged file for a person to look at, out of the way. Returns its new name."""
+        aside = self.path + ".bad"
+        self._content = None
+        try:
+            os.rename(self.path, aside)
+        except OSError:
+            pass  # it stays where it is, and is replaced by the next write
+        return aside
+
+    def remove(self):
+        """Leave no trace."""
+        self._content = None
+        for path in (self.path, self.path + ".new", self.path + ".bad"):
+            try:
+                os.unlink(path)
+            except OSError:
+                pass  # it was not there
+
+
+def _sync(file):
+    """Wait until the file is on the medium. MicroPython's flush() does that by itself."""
+    file.flush()
+    if hasattr(os, "fsync"):
+        os.fsync(file.fileno())
+
+
+def _private(path):
+    """Mode 0600: the nonce is what keeps strangers from our mapping (RFC 6887 18.1)."""
+    if hasattr(os, "chmod"):
+        os.chmod(path, 0o600)
+    elif os.system("chmod 600 '%s'" % path):
+        raise OSError("chmod failed")
+
+
+def make_directory(path):
+    """Create a directory and those above it. Raises StoreError."""
+    made = ""
+    for part in path.split("/")[1:]:
+        made += "/" + part
+        try:
+            os.mkdir(made)
+        except OSError:
+            try:
+                os.stat(made)
+            except OSError as error:
+                raise StoreError("cannot create %s: %s" % (made, error)) from None
