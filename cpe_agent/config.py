@@ -33,7 +33,7 @@ def _number(low, high, also=None):
     def check(text):
         if also and text == also[0]:
             return also[1]
-        if not text.isdigit() or not low <= int(text) <= high:
+        if not portset.is_number(text) or not low <= int(text) <= high:
             raise ValueError(allowed)
         return int(text)
 
@@ -64,6 +64,8 @@ def _ip6(text):
 
 def _ip(text):
     """16 octets of a unicast IPv6 or IPv4 address."""
+    if "." not in text and ":" not in text:
+        raise ValueError("allowed: a unicast IPv6 or IPv4 address such as 2001:db8::1")
     return wire.V4_PREFIX + portset.octets(_ip4(text)) if "." in text else _ip6(text)
 
 
@@ -113,6 +115,8 @@ SOFTWIRE_OPTIONS = (
 AGENT_OPTIONS = (("backend", "linux", _choice({"linux": "linux", "none": "none"})),)
 
 
+_NO_AFTR = "%s: option aftr is missing; give the IPv6 address of the operator's lwAFTR"
+
 Softwire = namedtuple("Softwire", ("name",) + tuple(option[0] for option in SOFTWIRE_OPTIONS))
 Agent = namedtuple("Agent", tuple(option[0] for option in AGENT_OPTIONS))
 
@@ -139,6 +143,8 @@ def parse(text):
     _complete(where, values)
     softwire = Softwire(name, *[values[option[0]] for option in SOFTWIRE_OPTIONS])
     values = _read("agent", merged, AGENT_OPTIONS, warnings)
+    if softwire.aftr is None and values["backend"] != "none":
+        raise ConfigError(_NO_AFTR % where)
     return Config(softwire, Agent(*[values[option[0]] for option in AGENT_OPTIONS]), warnings)
 
 
@@ -165,9 +171,7 @@ def _read(where, texts, options, warnings):
 def _complete(where, values):
     """Fill in what follows from other options, and check what belongs together."""
     if values["server"] is None and values["aftr"] is None:
-        raise ConfigError(
-            "%s: option aftr is missing; give the IPv6 address of the operator's lwAFTR" % where
-        )
+        raise ConfigError(_NO_AFTR % where)
     if values["server"] is None:
         values["server"] = values["aftr"]
     if values["aftr"] is None and not wire.is_v4(values["server"]):

@@ -46,12 +46,17 @@ def dotted(address):
     return "%d.%d.%d.%d" % tuple(address)
 
 
+def is_number(text):
+    """True for ASCII digits alone. int() would take more: signs, spaces, other scripts."""
+    return bool(text) and not [char for char in text if char not in "0123456789"]
+
+
 def octets(address):
     """Dotted IPv4 text as 4 octets. Raises ValueError."""
     parts = address.split(".")
     if len(parts) != 4:
         raise ValueError("%s is not an IPv4 address" % address)
-    numbers = [int(part) for part in parts if part and len(part) <= 3]
-    if len(numbers) != 4 or max(numbers) > 255 or min(numbers) < 0:
+    numbers = [int(part) for part in parts if len(part) <= 3 and is_number(part)]
+    if len(numbers) != 4 or max(numbers) > 255:
         raise ValueError("%s is not an IPv4 address" % address)
     return bytes(numbers)

@@ -12,6 +12,7 @@ Section = namedtuple("Section", ("type", "name", "options"))
 
 _SPACE = " \t\r\v\f"
 _END = "\n;"  # either ends a statement
+_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 _KEYWORDS = {"c": "config", "o": "option", "l": "list", "p": "package"}
 
 
@@ -89,9 +90,10 @@ class _Words:
         raise UciError("line %d: the quote %s is not closed" % (start, quote))
 
     def _escaped(self):
-        if self.at >= len(self.text):
-            raise UciError("line %d: nothing follows the backslash" % self.line)
-        char = self._next()
+        """What a backslash stands for; a line's end, or the file's, vanishes."""
+        if self.text[self.at : self.at + 2] == "\r\n":
+            self._next()
+        char = self._next() if self.at < len(self.text) else ""
         return "" if char == "\n" else char
 
 
@@ -116,16 +118,30 @@ def _take(sections, current, statement, line):
     if keyword == "package" and len(arguments) == 1:
         return None
     if keyword == "config" and 1 <= len(arguments) <= 2:
+        _check_type(arguments[0], line)
+        _check_name("".join(arguments[1:]) or "anonymous", line)
         return _open_section(sections, arguments[0], "".join(arguments[1:]) or None)
     if keyword in ("option", "list") and 1 <= len(arguments) <= 2:
         if current is None:
             raise UciError("line %d: '%s' before any 'config'" % (line, keyword))
+        _check_name(arguments[0], line)
         _set(sections[current].options, keyword, arguments[0], "".join(arguments[1:]))
         return current
     raise UciError(
         "line %d: '%s' is not 'config <type> [<name>]', 'option <name> <value>' or "
         "'list <name> <value>'" % (line, " ".join(statement))
     )
+
+
+def _check_name(name, line):
+    """Refuse what OpenWrt's own tools refuse: they could not load the file."""
+    if not name or [char for char in name if char not in _NAME]:
+        raise UciError("line %d: the name '%s' is not letters, digits and '_'" % (line, name))
+
+
+def _check_type(name, line):
+    if not name or [char for char in name if not 33 <= ord(char) <= 126]:
+        raise UciError("line %d: the type '%s' is not plain text without spaces" % (line, name))
 
 
 def _open_section(sections, kind, name):
