@@ -356,6 +356,8 @@ def check_server(config):
 
 def packed(text):
     """16 octets of an address in text form, IPv4 as ::ffff:a.b.c.d. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("not the text of an address")
     address = ipaddress.ip_address(text)
     return address.packed if address.version == 6 else wire.V4_PREFIX + address.packed
 

@@ -1,0 +1,145 @@
+"""The shell with real sockets: PCP on the loopback, the whole in a user namespace."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lwaftr import ctl
+from lwaftr_helpers import map_request
+
+from cpe_agent.pcp import wire
+
+ROOT = Path(__file__).parents[3]
+PATHS = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "qemu-lab")))}
+LOOPBACK = bytes(15) + b"\1"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """(port, control socket) of a PCP server alone on ::1."""
+    control = str(tmp_path / "control")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lwaftr", "--pcp-only", "--listen", "::1", "--port", "0"]
+        + ["--control", control],
+        env={**os.environ, **PATHS},
+        stdout=subprocess.PIPE,
+    )
+    ready = process.stdout.readline().decode()
+    yield int(ready.rsplit(":", 1)[1]), control
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    process.stdout.close()
+    assert not os.path.exists(control)
+
+
+def ask(client, port, data):
+    client.sendto(data, ("::1", port))
+    answer, peer = client.recvfrom(2000)
+    return wire.parse_response(answer), peer[1]
+
+
+def test_pcp_alone(lab):
+    port, control = lab
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.bind(("::1", 0))
+        answer, peer = ask(client, port, map_request(LOOPBACK))
+        assert (answer.result, peer) == (wire.SUCCESS, port)
+        ctl.call(control, "fault", {"other_port": 100})
+        answer, peer = ask(client, port, map_request(LOOPBACK))
+        assert peer != port
+        assert ctl.call(control, "fault", {"reset": True})["ok"]
+        client.sendto(b"garbage", ("::1", port))
+        assert ctl.call(control, "update", {"client": "::1"})["ok"]
+        client.recv(2000)
+    (binding,) = ctl.call(control, "bindings")["bindings"]
+    assert binding["client"] == "::1"
+    assert len(ctl.call(control, "messages")["messages"]) >= 5
+
+
+def test_control_survives_nonsense(lab):
+    _, control = lab
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(control)
+        client.sendall(b"nonsense\n[1]\n" + b'{"command": "status"}\n')
+        with client.makefile("rb") as lines:
+            answers = [json.loads(lines.readline())["ok"] for _ in range(3)]
+    assert answers == [False, False, True]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(control)
+    assert ctl.call(control, "status")["ok"]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, **PATHS},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_ctl_command_line(lab):
+    _, control = lab
+    done = run("lwaftr.ctl", control, "fault", '{"loss": 5}')
+    assert done.returncode == 0 and json.loads(done.stdout)["faults"]["loss"] == 5
+    assert run("lwaftr.ctl", control, "explode").returncode == 1
+    assert run("lwaftr.ctl", control, "fault", "{").returncode == 2
+    assert run("lwaftr.ctl", control).returncode == 2
+    assert run("lwaftr.ctl", control + "x", "status").returncode == 1
+
+
+def test_wrong_configuration_exits_with_2(tmp_path):
+    path = tmp_path / "lab.json"
+    path.write_text('{"pool": {"set_size": 0}}')
+    done = run("lwaftr", "--config", str(path))
+    assert done.returncode == 2
+    assert "pool.set_size" in done.stderr and "1 to 65535" in done.stderr
+    assert run("lwaftr", "--check").returncode == 0
+
+
+def test_a_socket_that_cannot_be_opened_exits_with_1():
+    done = run("lwaftr", "--pcp-only", "--listen", "2001:db8::7", "--port", "0")
+    assert done.returncode == 1 and "2001:db8::7" in done.stderr
+
+
+def _namespaces():
+    tun = "import os; os.close(os.open('/dev/net/tun', os.O_RDWR))"
+    try:
+        subprocess.run(
+            ["unshare", "-Urn", sys.executable, "-c", tun],
+            check=True,
+            capture_output=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _namespaces(), reason="no user namespaces with TUN here")
+def test_everything_in_a_namespace(tmp_path):
+    peer = Path(__file__).with_name("lwaftr_namespace_peer.py")
+    done = subprocess.run(
+        ["unshare", "-Urn", sys.executable, str(peer), str(tmp_path)],
+        env={**os.environ, **PATHS},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["granted"] == ["192.0.2.3", 1024, 1024]
+    assert seen["out"] == ["out", ["192.0.2.3", 1029]]
+    assert seen["back"] == [1500, "x"]
+    assert seen["icmp6"] == [1, 5] and seen["stolen_arrived"] is False
+    assert seen["notice"] == [wire.OP_ANNOUNCE, wire.SUCCESS, 0]
+    assert seen["counters"]["totals"]["packets_inside_set"] == 1
+    assert seen["counters"]["outside_set"]["port"] == 1
+    assert seen["counters"]["used_ports"] == {"192.0.2.3": {"udp": [[1029, 1029]]}}
+    assert seen["exit"] == 0
