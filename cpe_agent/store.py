@@ -161,23 +161,33 @@ def _sync(file):
         os.fsync(file.fileno())
 
 
-def _private(path):
-    """Mode 0600: the nonce is what keeps strangers from our mapping (RFC 6887 18.1)."""
+def _private(path, mode=0o600):
+    """For root alone: the nonce is what keeps strangers from our mapping (RFC 6887 18.1)."""
     if hasattr(os, "chmod"):
-        os.chmod(path, 0o600)
-    elif os.system("chmod 600 '%s'" % path):
+        os.chmod(path, mode)
+    elif os.system("chmod %o '%s'" % (mode, path)):
         raise OSError("chmod failed")
 
 
 def make_directory(path):
-    """Create a directory and those above it. Raises StoreError."""
-    made = ""
-    for part in path.split("/")[1:]:
-        made += "/" + part
-        try:
-            os.mkdir(made)
-        except OSError:
-            try:
-                os.stat(made)
-            except OSError as error:
-                raise StoreError("cannot create %s: %s" % (made, error)) from None
+    """Create a directory that only root can enter, and those above it. Raises StoreError."""
+    try:
+        os.stat(path)
+        return
+    except OSError:
+        pass
+    try:
+        made = ""
+        for part in path.split("/")[1:]:
+            made += "/" + part
+            _make_if_missing(made)
+        _private(path, 0o700)
+    except OSError as error:
+        raise StoreError("cannot create %s: %s" % (path, error)) from None
+
+
+def _make_if_missing(path):
+    try:
+        os.mkdir(path)
+    except OSError:
+        os.stat(path)  # raises if it could not be made

@@ -26,6 +26,9 @@ Observed = namedtuple(
 )
 
 
+_ABSENT = Observed(None, [], [], None, False, None)
+
+
 class Linux:
     """The network of this machine, as far as it is ours: one softwire, one nft table."""
 
@@ -85,9 +88,8 @@ class Linux:
         if seen.tunnel:
             self._ip(["link del dev " + self._device])
             _drop_stale_flows(seen, None)
-        if seen.nat is not None:  # last: the guards outlive the softwire
-            self._nft(nat.without_table())
-        return bool(seen.tunnel or seen.nat is not None)
+        self._nft(nat.without_table())  # last: the guards outlive the softwire
+        return bool(seen.tunnel)
 
     def _go_back(self, before, error):
         """Restore what was there before a failed change, then raise the error."""
@@ -104,16 +106,19 @@ class Linux:
     # What is there
 
     def _observe(self, plan):
-        device = self._device
-        link = self._json("ip -j -d link show dev " + device)
-        addresses = self._json("ip -j -4 addr show dev " + device)
-        route = self._json("ip -j -4 route show default dev " + device)
-        local = self._json("ip -j -4 route show table local dev " + device)
-        tunnel = _tunnel(link[0]) if link else None
-        found = addresses[0].get("addr_info", []) if addresses else []
+        if not self.present():
+            return _ABSENT
+        questions = "addr show", "route show default", "route show table local"
+        lines = ["%s dev %s" % (question, self._device) for question in questions]
+        answers = self._batch("ip -j -d -4 -batch", lines).split("\n")
+        try:
+            link, route, local = [json.loads(answer) for answer in answers if answer.strip()]
+        except ValueError:
+            raise BackendError("'ip -j' gave no JSON; iproute2 is needed") from None
+        addresses = [(entry["local"], entry["scope"]) for entry in link[0].get("addr_info", [])]
         return Observed(
-            tunnel,
-            sorted([(entry.get("local"), entry.get("scope")) for entry in found]),
+            _tunnel(link[0]),
+            sorted(addresses),
             _claimed(local, plan),
             _default_route(route),
             self._accepts_local(),
@@ -153,14 +158,6 @@ class Linux:
 
     # Child processes
 
-    def _json(self, command):
-        """Parsed output, or an empty list when the command fails (there is no such device)."""
-        code, output = self._run(command)
-        try:
-            return json.loads(output) if code == 0 else []
-        except ValueError:
-            raise BackendError("'%s' gave no JSON; iproute2 is needed" % command) from None
-
     def _ip(self, commands):
         self._batch("ip -batch", commands)
 
@@ -168,6 +165,7 @@ class Linux:
         self._batch("nft -f", [text.rstrip("\n")])
 
     def _batch(self, tool, lines):
+        """Output of a tool that reads commands from a file: one child process for all of them."""
         path = self._dir + "/batch"
         text = "\n".join(lines) + "\n"
         try:
@@ -178,6 +176,7 @@ class Linux:
         code, output = self._run("%s %s" % (tool, path))
         if code:
             raise BackendError("'%s' failed: %s" % (tool, _one_line(output)))
+        return output
 
     def _run(self, command):
         """(exit code, output with errors) of a command."""
@@ -220,7 +219,9 @@ def _commands(plan, seen):
     if seen.route != route and seen.route is not None:
         lines.append("route del default dev %s metric %d" % (plan.device, seen.route[1]))
     if seen.route != route and route is not None:
-        lines.append("route add default dev %s src %s metric %d" % (plan.device, *route))
+        lines.append(
+            "route add default dev %s src %s metric %d" % (plan.device, route[0], route[1])
+        )
     return lines
 
 
