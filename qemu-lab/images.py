@@ -17,6 +17,7 @@ guest/ and the package lists; the versions that were used are in build/lab/<targ
 """
 
 import argparse
+import fcntl
 import getpass
 import hashlib
 import json
@@ -44,7 +45,8 @@ MICROPYTHON = ["libc6", "libffi8", "libmbedcrypto16", "libmbedtls21", "libmbedx5
 # dash is the guests' shell because busybox's prefers its own applets (a small `ip`, `tar`, ...)
 # to the programs in PATH, and because its line editor writes escape codes to the console.
 COMMON = ["busybox-static", "dash", "nftables", "libnftables1", "libnftnl11", "libmnl0",
-          "libjansson4", "libgmp10", "libedit2", "libbsd0", "libmd0", "libtinfo6", "libxtables12", "iproute2",
+          "libjansson4", "libgmp10", "libedit2", "libbsd0", "libmd0", "libtinfo6",
+          "libxtables12", "iproute2",
           "libelf1t64", "libbpf1", "libcap2", "zlib1g", "libzstd1", "libselinux1",
           "libpcre2-8-0", "conntrack", "libnetfilter-conntrack3", "libnfnetlink0"]
 PYTHON = ["python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libexpat1",
@@ -483,11 +485,20 @@ def up_to_date(target):
 
 
 def build(targets=tuple(TARGETS), refresh=False):
-    """Build what is out of date; return the names of the targets that were built."""
-    todo = [name for name in TARGETS if name in targets and (refresh or not up_to_date(name))]
-    if not todo:
+    """Build what is out of date; return the names of the targets that were built.
+
+    Two builds at once take turns: the second finds the first one's work done.
+    """
+    if not refresh and all(up_to_date(name) for name in targets):
         return []
     BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_locked([name for name in TARGETS if name in targets
+                             and (refresh or not up_to_date(name))], refresh)
+
+
+def build_locked(todo, refresh):
     apt = Apt(BUILD / "apt")
     apt.prepare(refresh)
     for name in todo:

@@ -103,6 +103,8 @@ class Guest:
 
     def reset(self, wait=True):
         """Cut the power and give it back (QMP system_reset): nothing is shut down or flushed."""
+        if not self.is_running():
+            raise self.failure("has no power to cut")
         self._leave_shell()
         self._qemu.monitor_command("stop")
         self._qemu.drain()
@@ -117,6 +119,7 @@ class Guest:
         self._qemu.kill()
 
     def start_again(self, wait=True):
+        """Give the power back after kill(); the disks are as they were."""
         self._start()
         return self.wait_boot() if wait else None
 
@@ -130,10 +133,12 @@ class Guest:
         self._target = None
 
     def is_running(self):
+        """Does QEMU run? (Not: has the guest booted.)"""
         return self._qemu is not None and self._qemu.alive()
 
     def _leave_shell(self):
-        self._target.deactivate(self._shell)
+        if self._target is not None:
+            self._target.deactivate(self._shell)
 
     def qmp(self, command, **arguments):
         """One command to QEMU's monitor; argument names with _ instead of -."""
@@ -162,6 +167,8 @@ class Guest:
         return result.stdout
 
     def _console(self, command, timeout):
+        if not self.is_running():
+            raise self.failure("has no power")
         try:
             lines, _, code = self._shell.run(command, timeout=timeout, decodeerrors="replace")
         except TIMEOUT as err:
@@ -198,10 +205,13 @@ class Guest:
     # ------------------------------------------------------------------ files
 
     def put(self, path, data, mode=None):
-        """Write a small file (a few hundred kB at most: it goes over the console)."""
+        """Write a small file (a few hundred kB at most: it goes over the console).
+
+        It gets its name when it is whole: the agent looks for its configuration all the time.
+        """
         data = data.encode() if isinstance(data, str) else data
         room = LONGEST_LINE[self.machine.kind]
-        where = shlex.quote(path)
+        where = shlex.quote(path + ".part")
         self._console(f": > {where}", 30)
         step = room * 3 // 4 // 3 * 3 if self._has_base64 else room // 5
         for at in range(0, len(data), step):
@@ -214,8 +224,8 @@ class Guest:
             _, code = self._console(text, 30)
             if code != 0:
                 raise LabError(f"{self.name}: cannot write {path}")
-        if mode is not None:
-            self.check(f"chmod {mode:o} {where}")
+        change = f"chmod {mode:o} {where} && " if mode is not None else ""
+        self.check(f"{change}mv {where} {shlex.quote(path)}")
 
     def get(self, path):
         """The bytes of a small file."""
@@ -268,11 +278,15 @@ class Guest:
         }
 
     def _wrapper(self):
-        """A script in QEMU's place that keeps its error messages; labgrid drops them."""
+        """A script in QEMU's place that keeps its error messages, which labgrid drops.
+
+        It also ties QEMU's life to ours: a killed test run must leave no machines behind.
+        """
         path = self._workdir / f"{self.name}.qemu.sh"
         said = shlex.quote(str(self._workdir / f"{self.name}.qemu"))
         program = os.environ.get("QEMU", "qemu-system-x86_64")
-        path.write_text(f'#!/bin/sh\nexec {shlex.quote(program)} "$@" 2>{said}\n')
+        path.write_text(f'#!/bin/sh\nexec setpriv --pdeathsig KILL {shlex.quote(program)} '
+                        f'"$@" 2>{said}\n')
         path.chmod(0o755)
         return path
 

@@ -92,7 +92,8 @@ class Lab:
     files: {path under /etc: text}, written to the router's flash disk before the first boot;
         only config/... and cpe-agent/... survive there, as on the router.
     agent: folder whose content is the router's /usr/lib/cpe-agent/cpe_agent.
-    flash: an image to use as the router's flash disk, kept as it is; default: a new one.
+    flash: an image to use, and go on writing to, as the router's flash disk; default: a new
+        one, workdir/flash.img, at every start.
     flash_log: file that gets every write to the flash disk (see writelog); the image before
         the first write is kept beside it, with ".base" added to its name.
     openwrt: an official x86-64 OpenWrt image in the router's place (default: $OPENWRT_IMAGE).
@@ -108,6 +109,7 @@ class Lab:
         self.flash_log = Path(flash_log) if flash_log else None
         # Socket paths may be 107 bytes long; a test's folder often is longer.
         self._sockets = Path(tempfile.mkdtemp(prefix="cpelab-"))
+        self._new_flash = flash is None
         self._files = files or {}
         self._agent = Path(agent)
         self._capture = capture
@@ -190,7 +192,7 @@ class Lab:
         self._make_code_disks()
         if self.openwrt:
             self._make_openwrt_disk()
-        elif not self.flash.exists():
+        elif self._new_flash:
             self._make_flash()
         if self.flash_log:
             writelog.begin(self.flash, self.flash_log)
@@ -292,6 +294,14 @@ class Lab:
         if not result.stdout:
             raise LabError(f"lwaftr {command}: {result.stderr}")
         return result.json()
+
+    def configure(self, text):
+        """Write the router's /etc/config/cpe-agent; the agent starts within a second.
+
+        Given to Lab(files=...) instead, the agent is up before the lwAFTR can be.
+        """
+        self.cpe.put("/etc/config/cpe-agent", text)
+        self.cpe.check("sync")  # a power cut soon after must not take the configuration along
 
     def openwrt_network(self):
         """Give an OpenWrt router the lab's addresses; its defaults suit the LAN already."""
