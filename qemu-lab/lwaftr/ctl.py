@@ -1,6 +1,20 @@
 """python3 -m lwaftr.ctl SOCKET COMMAND [JSON]: one command to a running lab lwAFTR.
 
 Prints the answer as JSON. Exit codes: 0 done, 1 refused or no answer, 2 wrong usage.
+
+On the socket a request is one line, {"command": NAME, "args": {...}}, and so is its answer,
+{"ok": true, ...} or {"ok": false, "error": TEXT}. Arguments, all optional but "client" of update:
+
+status        -> now_ms, uptime_ms, epoch, mappings, bindings, known_clients, config, ...
+bindings      -> bindings: the table, as the data plane uses it
+mappings      -> mappings: the PCP server's state
+counters      {"reset": false} -> totals, outside_set, used_ports, bindings
+messages      {"since": 0} -> messages: number, t_ms, direction, address, port, hex
+fault         {"loss": 10, ...} keys of [faults]; "reset": true ends all others -> faults
+forget        {"epoch_reset": true, "announce": false | true | "unicast" | "multicast"}
+announce      {"unicast": true, "multicast": true}
+drop_binding  {"client": IPV6}, all without; the PCP state stays -> dropped
+update        {"client": IPV6, "address": IPV4, "first_port": PORT}: move it -> bindings
 """
 
 import json

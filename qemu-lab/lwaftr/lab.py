@@ -7,6 +7,8 @@ import dataclasses
 import random
 from collections import deque
 
+from cpe_agent.pcp import wire
+
 from .bindings import BindingTable, protocol_name
 from .config import ConfigError, Faults, packed, printable
 from .faults import FaultyServer
@@ -26,8 +28,12 @@ class MessageLog:
         self._next = 0
 
     def note(self, now_ms, direction, data, address, port):
-        """Note one datagram; direction is 'in' or 'out', address 16 octets."""
-        self._entries.append((self._next, now_ms, direction, printable(address), port, data.hex()))
+        """Note one datagram; direction is 'in' or 'out', address 16 octets.
+
+        What goes beyond the longest PCP message is cut off.
+        """
+        octets = data[: wire.MAX_LENGTH + 4].hex()
+        self._entries.append((self._next, now_ms, direction, printable(address), port, octets))
         self._next += 1
 
     def since(self, number):
@@ -41,19 +47,21 @@ class Lab:
 
     config: config.Config. random_bytes: called with a count. now_ms: the start, in
     milliseconds of the clock that all later calls use. seed 0 takes the faults' randomness
-    from random_bytes.
+    from random_bytes. multicast: whether there is a link to multicast announcements on.
     """
 
-    def __init__(self, config, random_bytes, now_ms=0):
+    def __init__(self, config, random_bytes, now_ms=0, multicast=True):
         self.config = config
         self.start_ms = now_ms
+        self._multicast = multicast
         self.bindings = BindingTable()
         self.server = PcpServer(config, self.bindings, random_bytes, now_ms=now_ms)
         seed = config.faults.seed or int.from_bytes(random_bytes(8), "big")
         self._rng = random.Random(seed)
         self.path = FaultyServer(self.server, self._rng)
         address = packed(config.server.address)
-        self.plane = Softwire(config.data_plane, self.bindings, address, config.pool.addresses)
+        pool = config.pool.addresses + [_integer(entry.address) for entry in config.static]
+        self.plane = Softwire(config.data_plane, self.bindings, address, pool)
         self.log = MessageLog(config.server.message_log)
         # Sending that the system refused; the shell counts here.
         self.send_errors = 0
@@ -61,7 +69,7 @@ class Lab:
     def start(self, now_ms):
         """Announce the start, if the configuration says so; handle_timer() hands it out."""
         if self.config.pcp.announce_at_start:
-            self.path.send(now_ms, self.server.announce(now_ms))
+            self.path.send(now_ms, self.server.announce(now_ms, multicast=self._multicast))
 
     def receive(self, now_ms, data, source, port):
         """A datagram to the PCP server; faults.Send tuples to send."""
@@ -127,12 +135,12 @@ class Lab:
             "totals": dict(self.plane.counters),
             "outside_set": dict(self.plane.outside),
             "used_ports": {
-                printable(bytes(10) + b"\xff\xff" + address.to_bytes(4, "big")): ports
+                printable(wire.V4_PREFIX + address.to_bytes(4, "big")): ports
                 for address, ports in self.plane.usage.as_dict().items()
             },
             **self._bindings(now_ms, {}),
         }
-        if args.get("reset"):
+        if args.get("reset") is True:
             self.plane.reset_counters()
         return counters
 
@@ -151,14 +159,18 @@ class Lab:
         announce = args.get("announce", False)
         if announce not in (True, False, "unicast", "multicast"):
             raise CommandError("announce: allowed: true, false, 'unicast', 'multicast'")
+        if announce == "multicast" and not self._multicast:
+            raise CommandError("announce: 'multicast' needs server.access_interface")
+        if announce is True and not self._multicast:
+            announce = "unicast"
         before = self.server.mapping_count()
-        sends = self.server.forget(now_ms, args.get("epoch_reset", True) is True, announce)
+        sends = self.server.forget(now_ms, _boolean(args, "epoch_reset"), announce)
         self.path.send(now_ms, sends)
         return {"forgotten": before, "epoch": self.server.epoch(now_ms)}
 
     def _announce(self, now_ms, args):
-        unicast, multicast = args.get("unicast", True), args.get("multicast", True)
-        sends = self.server.announce(now_ms, unicast is True, multicast is True)
+        multicast = _boolean(args, "multicast") and self._multicast
+        sends = self.server.announce(now_ms, _boolean(args, "unicast"), multicast)
         self.path.send(now_ms, sends)
         return {"sent": len(sends)}
 
@@ -197,7 +209,7 @@ def _mapping_dict(now_ms, mapping):
         "protocol": protocol_name(mapping.protocol),
         "internal_port": mapping.internal_port,
         "first_internal": mapping.internal,
-        "address": printable(bytes(10) + b"\xff\xff" + mapping.block.address.to_bytes(4, "big")),
+        "address": printable(wire.V4_PREFIX + mapping.block.address.to_bytes(4, "big")),
         "first_port": mapping.external,
         "size": mapping.size,
         "remaining_s": None if mapping.static else mapping.remaining(now_ms),
@@ -213,6 +225,18 @@ def _check_args(name, args, keys):
         if keys is not None and key not in keys:
             allowed = ", ".join(sorted(keys)) or "none"
             raise CommandError("%s: no argument %r; allowed: %s" % (name, key, allowed))
+
+
+def _boolean(args, key):
+    """A switch that is on unless it is said to be off."""
+    value = args.get(key, True)
+    if not isinstance(value, bool):
+        raise CommandError("%s: allowed: true or false" % key)
+    return value
+
+
+def _integer(address):
+    return int.from_bytes(packed(address)[12:], "big")
 
 
 def _address(args, key):

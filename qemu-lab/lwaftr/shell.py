@@ -27,6 +27,8 @@ _SIOCSIFMTU = 0x8922
 _ICMP6_FILTER = 1
 _IPPROTO_IPIP = 4
 _PACKET_MAX = 65575
+# Longer ones than 1100 octets are answered as malformed, however long they are.
+_PCP_MAX = 2048
 _BATCH = 64
 _REQUEST_MAX = 65536
 _LINK_LOCAL = (b"\xfe\x80", b"\xff\x02")
@@ -86,7 +88,8 @@ class Shell:
 
     def __init__(self, config):
         self.config = config
-        self.lab = Lab(config, os.urandom, clock_ms())
+        multicast = bool(config.server.access_interface)
+        self.lab = Lab(config, os.urandom, clock_ms(), multicast)
         self._stopped = False
         self._selector = selectors.DefaultSelector()
         self._closing = contextlib.ExitStack()
@@ -199,7 +202,7 @@ class Shell:
     def _read_pcp(self):
         for _ in range(_BATCH):
             try:
-                data, peer = self._pcp.recvfrom(_PACKET_MAX)
+                data, peer = self._pcp.recvfrom(_PCP_MAX)
             except OSError:
                 # Nothing more, or an ICMP error about an answer.
                 return
@@ -208,9 +211,6 @@ class Shell:
 
     def _send_pcp(self, sends):
         for send in sends:
-            if send.address[0] == 0xFF and not self._scope:
-                # No access interface: multicast has nowhere to go.
-                continue
             opened = self._other if send.other_port else self._pcp
             try:
                 opened.sendto(send.data, self._target(send.address, send.port))

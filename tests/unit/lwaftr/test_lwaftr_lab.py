@@ -6,9 +6,21 @@ from pathlib import Path
 
 import lwaftr
 import pytest
+from lwaftr import packets
 from lwaftr.config import ConfigError, from_dict, load
 from lwaftr.lab import Lab
-from lwaftr_helpers import CLIENT, E1, E2, E11, NAT44_POOL, NOW, PORT, client_address, map_request
+from lwaftr_helpers import (
+    CLIENT,
+    E1,
+    E2,
+    E3,
+    E11,
+    NAT44_POOL,
+    NOW,
+    PORT,
+    client_address,
+    map_request,
+)
 
 from cpe_agent.pcp import wire
 
@@ -154,6 +166,24 @@ def test_forget_command(announce, count):
     assert len(lab.handle_timer(NOW)) == count
     assert command(lab, "bindings")["bindings"] == []
     assert not command(lab, "forget", announce="loudly")["ok"]
+    assert not command(lab, "forget", epoch_reset="no")["ok"]
+
+
+def test_announce_command():
+    lab = make_lab(announce_repeats=1)
+    lab.receive(NOW, E1, CLIENT, PORT)
+    assert command(lab, "announce", unicast=True, multicast=False)["sent"] == 1
+    (sent,) = lab.handle_timer(NOW)
+    assert (sent.address, sent.port) == (CLIENT, PORT)
+
+
+def test_nothing_is_multicast_without_an_interface():
+    lab = Lab(from_dict({}), random.Random(1).randbytes, multicast=False)
+    lab.start(NOW)
+    assert lab.handle_timer(NOW) == []
+    assert not command(lab, "forget", announce="multicast")["ok"]
+    assert command(lab, "forget", announce=True)["ok"]
+    assert lab.handle_timer(NOW) == []
 
 
 def test_update_command():
@@ -205,6 +235,40 @@ def test_drop_binding_and_counters():
 def test_wrong_commands_are_named(request_):
     answer = make_lab().command(NOW, request_)
     assert answer["ok"] is False and answer["error"]
+
+
+def test_hairpinning_reaches_static_bindings_outside_the_pool():
+    entry = {
+        "client": "2001:db8::5",
+        "address": "203.0.113.1",
+        "first_port": 2048,
+        "size": 1024,
+    }
+    lab = Lab(from_dict({"pool": NAT44_POOL, "static": [entry]}), random.Random(1).randbytes)
+    lab.receive(NOW, map_request(), CLIENT, PORT)
+    segment = (37056).to_bytes(2, "big") + (2048).to_bytes(2, "big") + bytes(4)
+    packet = packets.ipv4(0xC0000203, 0xCB007101, packets.UDP, segment)
+    (action,) = lab.plane.from_softwire(NOW, CLIENT, packet)
+    assert action.client == bytes.fromhex("20010db8" + "00" * 11 + "05")
+
+
+def test_random_and_mutated_datagrams_through_all_faults():
+    rng = random.Random(4)
+    every = dict.fromkeys(
+        ("loss", "duplicate", "reorder", "garble", "wrong_nonce", "other_port"), 20
+    )
+    lab = make_lab({**every, "delay_max": 300})
+    now = NOW
+    for _ in range(5000):
+        data = bytearray(rng.choice((E1, E3, E11, rng.randbytes(rng.randrange(1300)))))
+        if data:
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        lab.receive(now, bytes(data), CLIENT, PORT)
+        now += rng.randrange(50)
+        lab.handle_timer(now)
+    lab.handle_timer(now + 1000)
+    assert lab.path.get_timer() is None or lab.path.get_timer() > now + 1000
+    assert all(lab.path.counters.values())
 
 
 # Configuration
@@ -265,7 +329,7 @@ def test_wrong_values_are_named(values, words):
 def test_broken_files(tmp_path, content):
     path = tmp_path / "lab.json"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="lab[.]json"):
+    with pytest.raises(ConfigError, match=r"lab\.json"):
         load(str(path))
     with pytest.raises(ConfigError):
         load(str(tmp_path / "none.json"))

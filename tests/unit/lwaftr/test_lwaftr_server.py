@@ -5,6 +5,8 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lwaftr.config import from_dict
+from lwaftr.server import PcpServer
 from lwaftr_helpers import (
     CLIENT,
     E1,
@@ -428,6 +430,14 @@ def test_stateless_sets_depend_on_the_address_alone():
     assert only(ask(server, client=client_address(10**6))).result == wire.NO_RESOURCES
     same_number = clients[0][:-1] + b"\2"
     assert only(ask(server, client=same_number)).result == wire.NO_RESOURCES
+
+
+def test_random_order_spreads_over_the_addresses():
+    pool = {"addresses": ["192.0.2.0/28"], "set_size": 4096, "order": "random"}
+    server = PcpServer(from_dict({"pool": pool}), random_bytes=random.Random(3).randbytes)
+    places = [granted(only(ask(server, client=client_address(n))))[:3] for n in range(200)]
+    assert len(set(places)) == 200 and all(size == 4096 for _, _, size in places)
+    assert len({address for address, _, _ in places[:10]}) > 4
 
 
 # Property: whatever is asked, nobody's ports overlap
