@@ -465,13 +465,15 @@ class PcpServer:
         return self._success(now_ms, mapping, shown)
 
     def _delete(self, now_ms, asked, mapping, shown):
+        """Delete, or shorten to what traffic leaves; both copy the suggestion (15.1)."""
+        option = self._set_option(mapping.size, mapping.internal)
         left = self._idle_left(now_ms, mapping)
         if left:
             self._set_expiry(mapping, min(mapping.due_ms, now_ms + left * 1000))
-            return self._success(now_ms, mapping, shown)
-        self._remove(now_ms, mapping)
-        option = self._set_option(mapping.size, mapping.internal)
-        return wire.map_response(wire.SUCCESS, 0, self.epoch(now_ms), shown, option)
+            left = mapping.remaining(now_ms)
+        else:
+            self._remove(now_ms, mapping)
+        return wire.map_response(wire.SUCCESS, left, self.epoch(now_ms), shown, option)
 
     def _idle_left(self, now_ms, mapping):
         """Seconds before a mapping with traffic may go (RFC 6887 15, AMB-14)."""

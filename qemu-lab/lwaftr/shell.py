@@ -245,7 +245,7 @@ class Shell:
                 data = os.read(self._tun, _PACKET_MAX)
             except OSError:
                 return
-            if data[0] >> 4 == 4:
+            if data[:1] and data[0] >> 4 == 4:
                 # The kernel also sends IPv6 of its own into the device.
                 self._act(self.lab.plane.from_internet(clock_ms(), data))
 

@@ -262,6 +262,8 @@ def test_delete_under_traffic():
     next(iter(server.bindings)).last_out_ms = NOW
     answer = only(ask(server, NOW + 100000, lifetime=0))
     assert (answer.result, answer.lifetime) == (wire.SUCCESS, 200)
+    # Even so the suggestion is copied (RFC 6887 15.1).
+    assert (answer.map.external_port, answer.map.external_ip) == (0, wire.ANY_V4)
     server.handle_timer(NOW + 300000)
     assert len(server.bindings) == 0
 

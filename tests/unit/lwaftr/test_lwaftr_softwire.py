@@ -238,6 +238,16 @@ def test_hairpin_between_two_and_to_oneself():
     assert plane.from_softwire(NOW, ALICE, ping)[0] == Drop("port")
 
 
+def test_icmp_errors_and_fragments_are_hairpinned():
+    plane = make_plane()
+    complaint = error(udp(3072, 2048, dst=SHARED), dst=SHARED)
+    (action,) = plane.from_softwire(NOW, ALICE, complaint)
+    assert action.client == BOB
+    for piece in fragments(2048, 3072, SHARED, SHARED):
+        (action,) = plane.from_softwire(NOW, ALICE, piece)
+        assert action.client == BOB
+
+
 def test_hairpin_errors():
     plane = make_plane()
     assert plane.from_softwire(NOW, ALICE, udp(2048, 9, dst=SHARED)) == [Drop("hairpin_no_binding")]
