@@ -51,6 +51,16 @@ def open_sockets():
     return pcp, softwire, icmp6, echo
 
 
+def open_multicast():
+    """A client's socket for announcements, on the far end of the access link."""
+    opened = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    opened.bind(("::", 5350))
+    group = socket.inet_pton(socket.AF_INET6, "ff02::1")
+    group += struct.pack("i", socket.if_nametoindex("far"))
+    opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+    return opened
+
+
 def grant(pcp):
     client = socket.inet_pton(socket.AF_INET6, CLIENT)
     data = wire.MapData(b"n" * 12, 0, 1, 0, wire.ANY_V4)
@@ -78,9 +88,13 @@ def exercise(control):
     message = receive(icmp6)
     seen["icmp6"] = list(message[:2])
     seen["stolen_arrived"] = bool(receive(echo, 0.3))
-    ctl.call(control, "forget", {"announce": "unicast"})
+    multicast = open_multicast()
+    ctl.call(control, "forget", {"announce": True})
     notice = wire.parse_response(receive(pcp))
     seen["notice"] = [notice.opcode, notice.result, notice.epoch]
+    ready, _, _ = select.select([multicast], [], [], 3)
+    data, peer = multicast.recvfrom(2000) if ready else (b"", ("", 0))
+    seen["multicast"] = [data.hex(), peer[0], peer[1]]
     seen["counters"] = ctl.call(control, "counters")
     seen["messages"] = len(ctl.call(control, "messages")["messages"])
     return seen
@@ -91,9 +105,13 @@ def main():
     control = os.path.join(directory, "control")
     config = os.path.join(directory, "lab.json")
     with open(config, "w") as file:
-        server = {"address": LAB, "control": control, "access_interface": "lo"}
-        json.dump({"server": server, "pool": {"addresses": ["192.0.2.3"]}}, file)
+        server = {"address": LAB, "control": control, "access_interface": "near"}
+        pool = {"addresses": ["192.0.2.3"]}
+        json.dump({"server": server, "pool": pool, "pcp": {"announce_at_start": False}}, file)
     sh("ip link set lo mtu 1500 up")
+    sh("ip link add near type veth peer name far")
+    for end in ("near", "far"):
+        sh("ip link set %s up" % end)
     for address in (LAB, CLIENT):
         sh("ip -6 address add %s/128 dev lo nodad" % address)
     sh("ip address add %s/32 dev lo" % SERVER4)

@@ -110,10 +110,10 @@ def test_a_socket_that_cannot_be_opened_exits_with_1():
 
 
 def _namespaces():
-    tun = "import os; os.close(os.open('/dev/net/tun', os.O_RDWR))"
+    probe = "ip link add a type veth peer name b && ip tuntap add mode tun c"
     try:
         subprocess.run(
-            ["unshare", "-Urn", sys.executable, "-c", tun],
+            ["unshare", "-Urn", "sh", "-c", probe],
             check=True,
             capture_output=True,
         )
@@ -122,7 +122,7 @@ def _namespaces():
     return True
 
 
-@pytest.mark.skipif(not _namespaces(), reason="no user namespaces with TUN here")
+@pytest.mark.skipif(not _namespaces(), reason="no user namespaces with veth and TUN here")
 def test_everything_in_a_namespace(tmp_path):
     peer = Path(__file__).with_name("lwaftr_namespace_peer.py")
     done = subprocess.run(
@@ -139,6 +139,7 @@ def test_everything_in_a_namespace(tmp_path):
     assert seen["back"] == [1500, "x"]
     assert seen["icmp6"] == [1, 5] and seen["stolen_arrived"] is False
     assert seen["notice"] == [wire.OP_ANNOUNCE, wire.SUCCESS, 0]
+    assert seen["multicast"] == ["0280" + "00" * 22, "2001:db8:ffff::1", 5351]
     assert seen["counters"]["totals"]["packets_inside_set"] == 1
     assert seen["counters"]["outside_set"]["port"] == 1
     assert seen["counters"]["used_ports"] == {"192.0.2.3": {"udp": [[1029, 1029]]}}
