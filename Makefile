@@ -1,0 +1,37 @@
+# make demo: watch a router get its port set, lose power, and come back on the same ports.
+# make test: all tests. Both set up what they need: Debian packages, a Python venv, guest images.
+
+PYTHON = .venv/bin/python
+
+.PHONY: help setup images demo test lint bench clean
+
+help:
+	@echo "make demo    the story on the terminal, then build/demo/report.html"
+	@echo "make test    lint, unit, property, both runtimes, interop and end-to-end tests"
+	@echo "make bench   start-up, grant to NAT, memory and CPU, next to the bare interpreters"
+	@echo "make lint    ruff"
+	@echo "make clean   remove what was built"
+
+setup: .venv/ready images
+
+.venv/ready: pyproject.toml qemu-lab/setup.sh qemu-lab/host-packages.txt tests/host-packages.txt
+	sh qemu-lab/setup.sh
+
+images: .venv/ready
+	$(PYTHON) qemu-lab/images.py
+
+demo: setup
+	$(PYTHON) qemu-lab/demo.py
+
+lint: .venv/ready
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+test: setup lint
+	$(PYTHON) -m pytest
+
+bench: setup
+	$(PYTHON) tests/bench/bench.py
+
+clean:
+	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis
