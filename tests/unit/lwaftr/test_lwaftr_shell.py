@@ -110,7 +110,7 @@ def test_a_socket_that_cannot_be_opened_exits_with_1():
 
 
 def _namespaces():
-    probe = "ip link add a type veth peer name b && ip tuntap add mode tun c"
+    probe = "ip link add near type veth peer name far && ip tuntap add dev lw0 mode tun"
     try:
         subprocess.run(
             ["unshare", "-Urn", "sh", "-c", probe],
