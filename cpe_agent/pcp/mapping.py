@@ -75,6 +75,8 @@ class Mapping:
         """Want the mapping from now on. grant: adopted after a restart of the agent; renewed at
         once."""
         self.state = HELD if grant else ASKING
+        self.grant = None  # what a release still held, if it is started again before its end
+        self._answered()
         if grant:
             self._take(grant)
         self._urgent = True

@@ -109,6 +109,21 @@ def test_a_released_mapping_can_be_started_again():
     assert bench.mapping.state == m.HELD
 
 
+def test_a_mapping_started_again_while_its_release_is_out_asks_anew():
+    for answered in (False, True):
+        bench = releasing()
+        bench.run(1)
+        bench.mapping.start(bench.now)
+        bench.settle()
+        assert bench.mapping.state == m.ASKING and bench.held() is None
+        assert bench.sent[-1][1] == vectors.E6
+        if answered:
+            bench.answer()
+            assert bench.held() is not None
+        bench.run(4000)
+        assert bench.mapping.state == m.ASKING, "unanswered, or expired since"
+
+
 def test_after_a_release_the_other_mapping_lives_on():
     bench = Bench()
     bench.add(m.wish(6, 200, 50, 3600), nonce=b"\x66" * 12)
