@@ -49,8 +49,15 @@ def refused(result, server, seconds):
     )
 
 
-def silent(server, requests):
-    """Nobody answers."""
+def silent(server, requests, dropped):
+    """Nobody answers, or only with what is no answer. dropped: {reason: datagrams}."""
+    reasons = ["%d %s" % (dropped[reason], reason) for reason in sorted(dropped) if dropped[reason]]
+    if reasons:
+        return (
+            "the PCP server %s sends what is no answer to us (%s); %d requests are unanswered; "
+            "still asking; what was in use before stays; give the operator this line"
+            % (server, ", ".join(reasons), requests)
+        )
     return (
         "the PCP server %s is silent after %d requests; still asking; check that it is the "
         "right address, and that UDP port 5351 is open on the way" % (server, requests)

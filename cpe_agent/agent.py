@@ -226,9 +226,8 @@ class Agent:
     def _on_datagram(self, sock):
         try:
             received = net.receive(sock)
-        except OSError:
-            # The server's host said that nothing listens there, or the link is down.
-            if self.mapping.grant is None:
+        except OSError as error:
+            if error.args[0] == net.ECONNREFUSED and self.mapping.grant is None:
                 self._complain("server", advice.no_listener(self._server))
             return
         if received:
@@ -238,7 +237,10 @@ class Agent:
             self._carry(now)
 
     def _on_unreachable(self, sock):
-        received = net.receive(sock)
+        try:
+            received = net.receive(sock)
+        except OSError:
+            return  # the interface went; changes of the network are noticed elsewhere
         if received is None or self.mapping.state != m.HELD:
             return
         message, sender, _ = received
@@ -308,7 +310,7 @@ class Agent:
         elif kind == m.UNUSABLE:
             text = advice.unusable(self._server, detail, wait)
         else:
-            text = advice.silent(self._server, self.mapping.unanswered)
+            text = advice.silent(self._server, self.mapping.unanswered, self.client.dropped)
         self._complain("server", text)
 
     def _complain(self, kind, text):

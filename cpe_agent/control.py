@@ -6,6 +6,7 @@ import os
 from cpe_agent import net
 
 _LARGEST = 4096  # octets of a request
+_NO_SIGNAL = 0x4000  # MSG_NOSIGNAL: MicroPython would die of a client that hangs up
 _PATIENCE = 0.3  # s; a client that dawdles must not hold up the line
 
 
@@ -36,7 +37,7 @@ class Server:
         try:
             connection.settimeout(_PATIENCE)
             reply = self._reply(connection.recv(_LARGEST))
-            connection.send(json.dumps(reply).encode() + b"\n")
+            connection.send(json.dumps(reply).encode() + b"\n", _NO_SIGNAL)
         except OSError:
             pass  # the client went away; nothing of ours depends on it
         finally:
@@ -58,7 +59,7 @@ def ask(path, command):
     try:
         sock.settimeout(10)
         sock.connect(net.unix_address(path))
-        sock.send(json.dumps({"command": command}).encode() + b"\n")
+        sock.send(json.dumps({"command": command}).encode() + b"\n", _NO_SIGNAL)
         parts = []
         while True:
             data = sock.recv(65536)

@@ -83,7 +83,8 @@ def table(device, port_set, protocol, mss, mark):
     Rules are replaced, counters are kept. mark: text that is found again in a listing.
     """
     chains = (
-        ("srcnat", "nat hook postrouting priority srcnat", source_nat(device, port_set, protocol)),
+        # Before any other source NAT: what is translated once is not translated again.
+        ("srcnat", "nat hook postrouting priority 99", source_nat(device, port_set, protocol)),
         (
             "guard_out",
             "filter hook postrouting priority 110",

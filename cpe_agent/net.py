@@ -13,6 +13,7 @@ from cpe_agent.pcp import wire
 
 NATIVE = "<" if sys.byteorder == "little" else ">"
 EAGAIN = 11
+ECONNREFUSED = 111
 MICROPYTHON = sys.implementation.name == "micropython"
 
 _AF_UNIX = 1

@@ -123,10 +123,8 @@ class File:
         return True
 
     def _replace(self, text):
+        _private_files()
         temporary = self.path + ".new"
-        with open(temporary, "wb"):
-            pass
-        _private(temporary)  # before the nonce is in it
         with open(temporary, "wb") as file:
             file.write(text.encode())
             _sync(file)
@@ -161,12 +159,15 @@ def _sync(file):
         os.fsync(file.fileno())
 
 
-def _private(path, mode=0o600):
-    """For root alone: the nonce is what keeps strangers from our mapping (RFC 6887 18.1)."""
-    if hasattr(os, "chmod"):
-        os.chmod(path, mode)
-    elif os.system("chmod %o '%s'" % (mode, path)):
-        raise OSError("chmod failed")
+def _private_files():
+    """What this process creates from now on is for root alone: the nonce is what keeps strangers
+    from our mapping (RFC 6887 18.1)."""
+    if hasattr(os, "umask"):
+        os.umask(0o077)
+        return
+    import ffi  # MicroPython has no umask, and a child process for chmod would cost 20 ms
+
+    ffi.open(None).func("I", "umask", "I")(0o077)
 
 
 def make_directory(path):
@@ -176,12 +177,12 @@ def make_directory(path):
         return
     except OSError:
         pass
+    _private_files()
     try:
         made = ""
         for part in path.split("/")[1:]:
             made += "/" + part
             _make_if_missing(made)
-        _private(path, 0o700)
     except OSError as error:
         raise StoreError("cannot create %s: %s" % (path, error)) from None
 
