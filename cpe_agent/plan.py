@@ -32,10 +32,11 @@ Plan = namedtuple(
 def build(options, path, port_set):
     """Plan for one port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
 
+    None, too, without an lwAFTR: the config allows that where nothing is to be built.
     options: config.Softwire. path: netlink.Path of the PCP request; the softwire has the same
     source, since that is what the server binds (RFC 7596 5.1).
     """
-    if port_set is None:
+    if port_set is None or options.aftr is None:
         return None
     mtu = options.mtu or softwire.mtu(path.mtu)
     text, mark = _nat(options, port_set, mtu)
