@@ -43,7 +43,7 @@ def snapshot(agent, now):
         "device": softwire.device,
         "underlay": agent.path.device if agent.path else None,
         "errors": [agent.errors[kind] for kind in sorted(agent.errors)],
-        "warnings": agent.config.warnings,
+        "warnings": agent.config.warnings + agent.backend.warnings(),
         "guards": agent.backend.counters(),
         "timings": agent.timings,
         "counts": agent.counts,

@@ -59,6 +59,20 @@ class Linux:
         self.index = self._read_index()
         return changed
 
+    def warnings(self):
+        """What of this machine's set-up keeps the line from working, as lines for people."""
+        try:
+            with open("/proc/sys/net/ipv4/ip_forward") as file:
+                forwards = file.read().strip() == "1"
+        except OSError:
+            forwards = True
+        if forwards:
+            return []
+        return [
+            "this machine does not forward IPv4: 'sysctl -w net.ipv4.ip_forward=1' lets the LAN"
+            " use the line"
+        ]
+
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""
         code, listing = self._run("nft list counters table " + nat.TABLE)
@@ -110,12 +124,17 @@ class Linux:
             return _ABSENT
         questions = "addr show", "route show default", "route show table local"
         lines = ["%s dev %s" % (question, self._device) for question in questions]
-        answers = self._batch("ip -j -d -4 -batch", lines).split("\n")
+        # Not 'ip -4': that lists no link that has no IPv4 address.
+        answers = self._batch("ip -j -d -batch", lines).split("\n")
         try:
             link, route, local = [json.loads(answer) for answer in answers if answer.strip()]
         except ValueError:
             raise BackendError("'ip -j' gave no JSON; iproute2 is needed") from None
-        addresses = [(entry["local"], entry["scope"]) for entry in link[0].get("addr_info", [])]
+        addresses = [
+            (entry["local"], entry["scope"])
+            for entry in link[0]["addr_info"]
+            if entry["family"] == "inet"
+        ]
         return Observed(
             _tunnel(link[0]),
             sorted(addresses),
@@ -175,7 +194,7 @@ class Linux:
             raise BackendError("cannot write %s: %s" % (path, error)) from None
         code, output = self._run("%s %s" % (tool, path))
         if code:
-            raise BackendError("'%s' failed: %s" % (tool, _one_line(output)))
+            raise BackendError(_failure(tool, lines, output))
         return output
 
     def _run(self, command):
@@ -269,6 +288,14 @@ def _default_route(routes):
     return None
 
 
-def _one_line(output):
-    lines = [line.strip() for line in output.split("\n") if line.strip()]
-    return "; ".join(lines[:3]) or "no output"
+def _failure(tool, lines, output):
+    """What failed, and why, in one line. 'ip -batch' tells the number of the line."""
+    said = [line.strip() for line in output.split("\n") if line.strip()]
+    number = said[-1].rpartition(":")[2] if said and said[-1].startswith("Command failed") else ""
+    if not portset.is_number(number) or not 1 <= int(number) <= len(lines):
+        return "'%s' failed: %s" % (tool, "; ".join(said[:3]) or "no output")
+    command = lines[int(number) - 1]
+    text = "'ip %s' failed: %s" % (command, "; ".join(said[:-1]) or "no reason given")
+    if command.startswith("route add default") and "File exists" in text:
+        text += " (another IPv4 default route is in the way: remove it, or set option metric)"
+    return text

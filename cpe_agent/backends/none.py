@@ -15,6 +15,10 @@ class Nothing:
         """False: nothing changes."""
         return False
 
+    def warnings(self):
+        """Nothing is set up, so nothing is set up wrong."""
+        return []
+
     def counters(self):
         """There are no guards."""
         return {}
