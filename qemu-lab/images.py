@@ -164,11 +164,13 @@ class Apt:
             "Acquire::Retries": "3", "Acquire::Languages": "none", "Debug::NoLocking": "1",
         }
         self.options = [f"-o{key}={value}" for key, value in settings.items()]
-        updated = self.root / "updated"
-        if refresh or not updated.exists():
-            say(f"reading the package lists of {SUITE}")
-            run(["apt-get", *self.options, "update"])
-            updated.touch()
+        if refresh or not (self.root / "updated").exists():
+            self.update()
+
+    def update(self):
+        say(f"reading the package lists of {SUITE}")
+        run(["apt-get", *self.options, "update"])
+        (self.root / "updated").touch()
 
     def kernel_package(self):
         shown = run(["apt-cache", *self.options, "depends", KERNEL_META])
@@ -177,7 +179,7 @@ class Apt:
                 return line.split()[-1]
         raise BuildError(f"{KERNEL_META} depends on no kernel image")
 
-    def fetch(self, names):
+    def fetch(self, names, retry=True):
         """Return {package: path of its .deb}; what is in the cache is not fetched again."""
         uris = run(["apt-get", *self.options, "download", "--print-uris", *names])
         wanted = [line.split()[1] for line in uris.splitlines() if line.startswith("'")]
@@ -185,7 +187,14 @@ class Apt:
         if missing:
             say(f"fetching {len(missing)} packages")
             short = [name.split("_")[0] for name in missing]
-            run(["apt-get", *self.options, "download", *short], cwd=self.archives)
+            try:
+                run(["apt-get", *self.options, "download", *short], cwd=self.archives)
+            except BuildError:
+                if not retry:
+                    raise
+                # A point release took the versions that our lists name off the mirror.
+                self.update()
+                return self.fetch(names, retry=False)
         found = {name.split("_")[0]: self.archives / name for name in wanted}
         lost = [name for name, path in found.items() if not path.exists()]
         if lost or len(found) < len(set(names)):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labgrid import Environment
+from labgrid.binding import BindingState
 from labgrid.driver import ShellDriver
+from labgrid.driver.exception import ExecutionError
 from labgrid.util.qmp import QMPError
 from pexpect import TIMEOUT
 
@@ -82,7 +84,10 @@ class Guest:
         self._target = Environment(str(env)).get_target(self.name)
         self._qemu = self._target.get_driver(LabQEMUDriver, activate=False)
         self._shell = self._target.get_driver(ShellDriver, activate=False)
-        self._target.activate(self._qemu)
+        try:
+            self._target.activate(self._qemu)
+        except ExecutionError as err:
+            raise LabError(f"{self.name}: {err}\n{self._qemu_words()}") from err
         self._start()
 
     def _start(self):
@@ -125,7 +130,7 @@ class Guest:
 
     def power_off(self):
         """End QEMU, whatever the guest is doing."""
-        if self._target is None:
+        if self._target is None or self._qemu.state != BindingState.active:
             return
         self._leave_shell()
         self._qemu.off()

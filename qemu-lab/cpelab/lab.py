@@ -263,6 +263,19 @@ class Lab:
     def host_command(arguments):
         return f"python3 /usr/lib/lab/tools/host.py {arguments}"
 
+    def flash_writes(self):
+        """Writes that reached the router's flash disk since QEMU started, as QEMU counts them.
+
+        A dict: writes, bytes, flushes. Two calls around an action tell what it wrote, if the
+        router was given some seconds (or a `sync`) to write it.
+        """
+        for entry in self.cpe.qmp("query-blockstats"):
+            if entry.get("node-name") == "flash":
+                stats = entry["stats"]
+                return {"writes": stats["wr_operations"], "bytes": stats["wr_bytes"],
+                        "flushes": stats["flush_operations"]}
+        raise self.cpe.failure("has no flash disk")
+
     def wait_internet(self):
         """Wait until the servers of the Internet answer."""
         self.isp.wait_until("grep -q ready /tmp/log/internet")

@@ -199,7 +199,25 @@ def test_every_prefix_of_the_flash_writes_can_be_replayed(make_lab, tmp_path):
         hashlib.sha256(lab.flash.read_bytes()).digest()
 
 
-def test_an_unchanged_build_does_nothing(lab):
+def test_flash_writes_are_counted(lab):
+    lab.cpe.check("sync")
+    before = lab.flash_writes()
+    lab.cpe.check("sync")
+    assert lab.flash_writes()["writes"] == before["writes"]
+    lab.cpe.check("echo x > /etc/cpe-agent/counted; sync")
+    after = lab.flash_writes()
+    assert after["writes"] > before["writes"]
+    assert after["bytes"] > before["bytes"]
+
+
+def test_qemu_that_does_not_start_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("QEMU", "no-such-qemu")
+    with pytest.raises(LabError, match="no-such-qemu"):
+        Lab(tmp_path).start()
+
+
+def test_an_unchanged_build_does_nothing():
+    images.build()
     began = time.monotonic()
     assert images.build() == []
     assert time.monotonic() - began < 1
