@@ -296,8 +296,9 @@ class Guest:
         return path
 
     def _arguments(self):
-        # q35 is the fastest machine that always boots: 2.7 s, against 3.0 s of pc. microvm
-        # takes 2.4 s, but hung before the kernel's first line in 4 of 10 quiet boots.
+        # q35 is the fastest machine that always booted: 2.7 s, against 3.0 s of pc. microvm
+        # (pcie=on) took 2.6 s, but 4 of 7 boots without input on the console stopped before the
+        # kernel's first line (0 of 10 with input); why was not looked into.
         return ["-accel", "tcg,thread=single", "-smp", "1", "-nodefaults", "-no-user-config",
                 *self.machine.extra]
 

@@ -29,7 +29,7 @@ ROOT = LAB.parent
 sys.path.insert(0, str(LAB))
 import images  # noqa: E402  (a script beside this package, not an installed module)
 
-CPE_MEMORY = 96  # MiB; Debian's kernel keeps 40 of them, so the guest has what a 64 MB router has
+CPE_MEMORY = 96  # MiB; stands for a 64 MB router: 41 go to Debian's kernel, far bigger than its
 ISP_MEMORY = 160  # MiB
 FLASH_SIZE = 16 << 20  # bytes
 BOOT_ARGS = ("console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro rootwait "
@@ -51,7 +51,7 @@ class Link:
         """QEMU's arguments for the card at one end ("a" or "b") of this link.
 
         number: makes the MAC address, unique in the lab. The boot ROM is left out: nobody
-        boots from the network, and it costs 0.3 s.
+        boots from the network.
         """
         other = "b" if end == "a" else "a"
         here, there = self.sockets / f"{self.name}.{end}", self.sockets / f"{self.name}.{other}"
@@ -76,7 +76,7 @@ def disk(path, node, readonly, device="virtio-blk-pci"):
 
 
 def root_disk(path):
-    # NVMe, because its driver is in the kernel: no initramfs, 4 MB of RAM less.
+    # NVMe, because its driver is in the kernel: no initramfs is needed, nor the RAM it unpacks to.
     return disk(path, "root", True, "nvme,serial=root,max_ioqpairs=1")
 
 
