@@ -255,9 +255,11 @@ class Agent:
         for event in self.client.events():
             self._on_event(now, event)
         for datagram in self.client.datagrams():
-            self._send(now, datagram)
+            self._send(datagram)
 
-    def _send(self, now, datagram):
+    def _send(self, datagram):
+        if not self._sockets:
+            return  # the source address is not ours yet; a new client starts when it is
         if self.mapping.state == m.ASKING:
             self._save_state()  # a nonce that is not on flash could lock us out after a power cut
         try:
@@ -267,7 +269,7 @@ class Agent:
             return
         self.counts["sent"] += 1
         if "first_request_ms" not in self.timings:
-            self.timings["first_request_ms"] = now - clock.process_start()
+            self.timings["first_request_ms"] = self.clock.now() - clock.process_start()
 
     def _on_event(self, now, event):
         kind, _, detail = event
