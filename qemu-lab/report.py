@@ -1,0 +1,3 @@
+"""stub"""
+def render(record):
+    return "<p>stub"
