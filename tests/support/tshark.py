@@ -6,7 +6,7 @@ import xml.etree.ElementTree
 
 _WARNING = 0x600000  # severity of Wireshark's expert items: warnings and errors are above this
 
-# Size, and First Internal Port, which Wireshark calls a first external port, one for each direction.
+# Size, and First Internal Port, which Wireshark calls an external one, under a name per direction.
 _PORT_SET = (
     "portcontrol.option.portset.size",
     "portcontrol.option.portset.req_sug_first_external_port",

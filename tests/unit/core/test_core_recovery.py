@@ -233,6 +233,41 @@ def test_a_storm_of_forged_announcements_does_not_put_off_the_next_real_recovery
     assert len(bench.sent) > count
 
 
+def test_however_long_the_icmp_lasts_the_same_set_is_asked_for_every_eleven_minutes():
+    bench = Bench().granted(lifetime=86400)
+    begin = bench.now
+    while bench.now < begin + 8 * 3600000:
+        bench.client.binding_lost(bench.now)
+        bench.settle()
+        if bench.mapping.unanswered:
+            bench.answer(lifetime=86400)
+        bench.run(20)
+    times = [at for at, event in bench.events if event.kind == m.RECOVERING]
+    assert 600000 <= times[-1] - times[-2] <= 680000 and bench.now - times[-1] <= 680000
+    assert [at for at, _ in bench.sent if at > bench.now - 700000]
+
+
+def test_after_an_hour_of_peace_a_loss_is_recovered_at_once_again():
+    bench = Bench().granted(lifetime=86400)
+    for _ in range(600):
+        bench.client.binding_lost(bench.now)
+        bench.settle()
+        if bench.mapping.unanswered:
+            bench.answer(lifetime=86400)
+        bench.run(3)
+    bench.run(640)
+    if bench.mapping.unanswered:
+        bench.answer(lifetime=86400)
+    bench.run(3600)
+    for _ in range(2):  # and so is a second one, a minute later
+        before = bench.now
+        bench.receive(announcement(0))
+        bench.run_to_send()
+        assert bench.now - before <= 5000
+        bench.answer(lifetime=86400, epoch=0)
+        bench.run(60)
+
+
 def test_two_losses_an_hour_apart_are_both_recovered_at_once():
     bench = Bench().granted(lifetime=86400)
     for _ in range(3):
