@@ -1,0 +1,172 @@
+"""The agent's NAT rules under real packets: what leaves, what enters, and what does not."""
+
+import pytest
+
+from cpe_agent import portset
+from tests.netns import topology
+from tests.netns.topology import AFTR, IMPATIENCE, INTERNET, LAN_HOST, OWN, PATIENCE, SHARED
+
+TCP, UDP, ICMP, GRE = 6, 17, 1, 47
+UNREACHABLE = 3
+
+
+def count(home, guard):
+    return home.cpe.call("counters")[guard]
+
+
+def left(home):
+    """What came out of the softwire. All of it: what the aftr itself sends now comes after it."""
+    assert home.aftr.call("talk", INTERNET[0], 80, PATIENCE).split()[0] == AFTR
+    return [packet for packet in home.inet.call("sniffed") if packet["source"] != AFTR]
+
+
+def stray(home, address, port):
+    """Send a datagram from the Internet, and wait until it has been dealt with."""
+    home.inet.call("open_udp", "stray", 0)
+    home.inet.call("send_udp", "stray", address, port)
+    home.inet.call("close", "stray")
+    assert home.inet.call("talk", SHARED, 1500, PATIENCE).split()[0] == INTERNET[0]
+
+
+def ports_as_seen(answers):
+    return [int(text.split()[1]) for text in answers]
+
+
+@pytest.mark.parametrize("host", ["lan", "cpe"])
+def test_tcp_udp_and_ping_leave_inside_the_set(home, host):
+    hand = getattr(home, host)
+    peer = hand.call("talk", INTERNET[0], 80, PATIENCE).split()
+    assert peer[0] == SHARED
+    assert portset.contains(OWN, int(peer[1]))
+    assert hand.call("ask_udp", [[INTERNET[0], 80]], 1, 10, PATIENCE)[0][0]
+    assert hand.call("ping", INTERNET[0], 7, PATIENCE) == INTERNET[0]
+    packets = left(home)
+    assert {packet["protocol"] for packet in packets} == {TCP, UDP, ICMP}
+    assert [packet for packet in packets if not topology.in_set(packet)] == []
+    assert home.cpe.call("counters") == {"outside_out": 0, "outside_in": 0, "looped": 0}
+
+
+def test_udp_larger_than_the_mtu_passes_both_ways(home):
+    """The ports are in the first fragment alone."""
+    answer = home.lan.call("ask_udp", [[INTERNET[0], 80]], 1, 4000, PATIENCE)[0][0]
+    assert answer.split()[2] == "4000"
+    assert any(packet.get("fragment") for packet in left(home))
+
+
+def test_each_udp_socket_keeps_its_external_port_towards_everybody(home):
+    """Endpoint-independent mapping (RFC 4787 REQ-1): games and calls live on it."""
+    answers = home.lan.call("ask_udp", [[a, 80] for a in INTERNET], 20, 10, PATIENCE)
+    ports = [set(ports_as_seen(of_socket)) for of_socket in answers]
+    assert [len(seen) for seen in ports] == [1] * 20
+    assert len(set.union(*ports)) == 20
+
+
+def test_icmp_errors_of_a_lan_host_pass(home):
+    inner = home.lan.call("open_udp", "quiet", 0)
+    home.inet.call("open_udp", "server", 9000)
+    home.lan.call("send_udp", "quiet", INTERNET[0], 9000)
+    peer = home.inet.call("receive_udp", "server", PATIENCE)
+    home.lan.call("close", "quiet")
+    home.inet.call("send_udp", "server", *peer)
+    home.inet.call("close", "server")
+    (error,) = [packet for packet in left(home) if packet["protocol"] == ICMP]
+    assert (error["type"], error["source"]) == (UNREACHABLE, SHARED)
+    assert error["about"]["destination"] == SHARED, "the quoted packet is translated back too"
+    assert inner
+
+
+def test_a_protocol_without_ports_is_dropped_and_counted(home):
+    before = count(home, "outside_out")
+    assert home.lan.call("send_protocol", INTERNET[0], GRE) is True
+    assert home.cpe.call("send_protocol", INTERNET[0], GRE) is False
+    assert home.lan.call("ping", INTERNET[0], 7, PATIENCE)
+    assert [packet for packet in left(home) if packet["protocol"] == GRE] == []
+    assert count(home, "outside_out") == before + 2
+
+
+@pytest.mark.parametrize("port", [1, 1023, 2048 + 1024, 65535])
+def test_inbound_outside_the_set_is_dropped_and_counted(home, port):
+    before = count(home, "outside_in")
+    stray(home, SHARED, port)
+    assert count(home, "outside_in") == before + 1
+
+
+def test_inbound_for_another_address_is_dropped_and_counted(home):
+    before = count(home, "outside_in")
+    home.aftr.ip("route replace %s/32 dev t1" % LAN_HOST)
+    stray(home, LAN_HOST, 1500)
+    assert count(home, "outside_in") == before + 1
+    assert [p for p in home.lan.call("sniffed") if p["protocol"] == UDP] == []
+
+
+def test_inbound_in_the_set_without_a_flow_does_not_circle(home):
+    before = count(home, "looped")
+    stray(home, SHARED, 1700)
+    assert [packet for packet in left(home) if packet["protocol"] == UDP] == []
+    assert count(home, "looped") == before + 1
+
+
+def test_a_forward_is_reached_from_outside(home):
+    assert home.inet.call("talk", SHARED, 1500, PATIENCE).split()[0] == INTERNET[0]
+    assert [packet for packet in left(home) if not topology.in_set(packet)] == []
+
+
+def test_a_set_of_one_port_carries_one_flow_to_each_place(home):
+    one = portset.PortSet(SHARED, 1500, 1)
+    home.cpe.call("apply", topology.wanted(one))
+    (answers,) = home.lan.call("ask_udp", [[a, 80] for a in INTERNET], 1, 10, PATIENCE)
+    assert set(ports_as_seen(answers)) == {1500}
+    assert home.lan.call("ping", INTERNET[0], 7, PATIENCE) == INTERNET[0]
+    home.lan.call("ask_udp", [[INTERNET[0], 80]], 3, 10, 0.2)
+    home.cpe.call("ask_udp", [[INTERNET[0], 80]], 1, 10, 0.2)
+    packets = left(home)
+    assert len(packets) >= 6
+    assert [packet for packet in packets if not topology.in_set(packet, one)] == []
+
+
+def test_an_exhausted_set_leaks_nothing_outside_it(home):
+    few = portset.PortSet(SHARED, 1600, 4)
+    home.cpe.call("apply", topology.wanted(few))
+    ports = home.lan.call("connect_many", INTERNET[0], 80, 10, IMPATIENCE)
+    assert sorted(ports) == [1600, 1601, 1602, 1603]
+    answers = home.lan.call("ask_udp", [[INTERNET[0], 80]], 6, 10, 0.2)
+    assert len([1 for (answer,) in answers if answer]) == 4
+    packets = left(home)
+    assert {packet["protocol"] for packet in packets} == {TCP, UDP}
+    assert [packet for packet in packets if not topology.in_set(packet, few)] == []
+
+
+def test_mss_is_lowered_both_ways(home):
+    home.lan.call("talk", INTERNET[0], 80, PATIENCE)
+    assert [packet["mss"] for packet in left(home) if "mss" in packet] == [1420]
+    assert [p["mss"] for p in home.lan.call("sniffed") if "mss" in p] == [1420]
+
+
+def test_mss_is_left_alone_when_the_option_says_so(home):
+    home.cpe.call("apply", topology.wanted(OWN, mss_clamp="0"))
+    home.lan.call("talk", INTERNET[0], 80, PATIENCE)
+    assert [packet["mss"] for packet in left(home) if "mss" in packet] == [1460]
+
+
+def test_with_protocol_udp_no_tcp_and_no_ping_leaves(home):
+    home.cpe.call("apply", topology.wanted(OWN, protocol="udp"))
+    before = count(home, "outside_out")
+    assert home.lan.call("ask_udp", [[INTERNET[0], 80]], 1, 10, PATIENCE)[0][0]
+    assert home.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "TimeoutError"
+    assert home.lan.call("ping", INTERNET[0], 7, IMPATIENCE) is None
+    assert {packet["protocol"] for packet in left(home)} == {UDP}
+    assert count(home, "outside_out") >= before + 2
+
+
+def test_after_the_set_is_gone_nothing_enters_or_leaves():
+    """RFC 7596 5.2. The softwire goes with it, and its flows."""
+    with topology.Home() as other:  # the softwire is deleted here, so not in the shared home
+        other.cpe.call("apply", topology.wanted(OWN))
+        assert other.lan.call("talk", INTERNET[0], 80, PATIENCE).split()[0] == SHARED
+        assert other.cpe.call("apply", None) is True
+        assert other.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "OSError"
+        links = other.cpe.namespace.run(["ip", "-br", "link"]).stdout
+        assert "lw4o6" not in links
+        assert other.cpe.namespace.run(["nft", "list", "tables"]).stdout == ""
+        assert other.cpe.call("delete_flows", SHARED, 1, 0) == 0
+        assert other.cpe.call("apply", None) is False
