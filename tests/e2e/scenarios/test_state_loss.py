@@ -1,0 +1,102 @@
+"""The lwAFTR loses its state: the router asks for the same set, and gets it.
+
+A neighbour takes the first set of the pool before the router asks, and loses it too. So a request
+that suggests nothing would get another set afterwards.
+"""
+
+import time
+
+import pytest
+
+from tests.e2e.scenarios.home import POOL, held
+from tests.support.tshark import tshark_pcp_report
+
+QUIET = 7  # s; longer than any wait before a recovery
+
+
+def recover(home, lose):
+    """Lose state by lose(); what the LAN host sees. Returns the outage in seconds."""
+    before = home.status()
+    assert held(before) == (POOL, 2048, 1024)
+    stream = home.stream()
+    lose()
+    home.wait_binding(held(before))
+    home.wait_status(lambda found: found["counts"]["renewals"] > before["counts"]["renewals"])
+    time.sleep(1)
+    after, seen = home.status(), home.measure(stream)
+    assert held(after) == held(before)
+    assert after["errors"] == []
+    assert after["counts"]["reconfigurations"] == before["counts"]["reconfigurations"]
+    assert after["store_writes"] == before["store_writes"]
+    assert len(seen["ports"]) == 1  # the flow kept its port
+    home.talk(after)
+    return seen["gap"]
+
+
+def test_an_epoch_in_a_response_tells_it(home, record_property):
+    home.begin("option icmp_recovery '0'", neighbour=True)
+
+    def lose():
+        home.lab.lwaftr("forget", epoch_reset=True, announce=False)
+        home.renew()
+
+    gap = recover(home, lose)
+    record_property("outage_s", gap)
+    assert gap < 20
+
+
+@pytest.mark.parametrize("way", ["unicast", "multicast"])
+def test_an_announcement_tells_it(home, way, record_property):
+    home.begin("option icmp_recovery '0'", neighbour=True)
+    gap = recover(home, lambda: home.lab.lwaftr("forget", epoch_reset=True, announce=way))
+    record_property("outage_s", gap)
+    assert gap < 20
+    assert "the server announced that it lost its state" in home.log()
+
+
+def test_icmp_unreachable_tells_that_the_binding_is_gone(home, record_property):
+    home.begin(neighbour=True)
+    gap = recover(home, lambda: home.lab.lwaftr("drop_binding"))
+    record_property("outage_s", gap)
+    assert gap < 20
+    assert "(ICMPv6 1/5)" in home.log()
+
+
+def test_a_loss_without_an_epoch_jump_is_healed_by_traffic(home, record_property):
+    home.begin(neighbour=True)
+    gap = recover(home, lambda: home.lab.lwaftr("forget", epoch_reset=False, announce=False))
+    record_property("outage_s", gap)
+    assert gap < 20
+
+
+def test_icmp_unreachable_does_nothing_when_switched_off(home):
+    home.begin("option icmp_recovery '0'")
+    stream = home.stream()
+    home.messages()
+    home.lab.lwaftr("drop_binding")
+    time.sleep(QUIET)
+    assert home.messages() == []
+    assert home.totals()["icmp6_sent"] > 0
+    assert "ICMPv6" not in home.log()
+    home.renew()  # by hand it comes back
+    home.wait_binding(held(home.status()))
+    home.measure(stream)
+    home.talk(home.status())
+
+
+def test_icmp_unreachable_from_anybody_else_does_nothing(home):
+    home.begin()
+    home.messages()
+    home.probe("unreachable --source 2001:db8:c0de::1")
+    time.sleep(QUIET)
+    assert home.messages() == []
+    assert "ICMPv6" not in home.log()
+    home.probe("unreachable --source 2001:db8:ffff::1")  # the same, from the lwAFTR itself
+    home.wait_request()
+    assert "(ICMPv6 1/5)" in home.log()
+
+
+def test_tshark_finds_no_fault_in_these_messages(home):
+    report = tshark_pcp_report(home.lab.links["access"].pcap)
+    assert report.malformed == []
+    assert len(report.port_sets) > 10
