@@ -67,7 +67,7 @@ class Mapping:
         self.hold_until = None  # ms; the server said not to ask before
         self._retransmission = None  # ms; None while the renewal windows rule
         self._urgent = False
-        self._last_sent = None
+        self.last_sent = None  # ms
 
     # What the client wants
 
@@ -145,7 +145,7 @@ class Mapping:
 
     def _sent(self, now, random_bytes):
         self.unanswered += 1
-        self._last_sent = now
+        self.last_sent = now
         self.hold_until = None
         if self.state == HELD and not self._urgent:
             self.send_at = timing.renewal(
@@ -231,7 +231,12 @@ class Mapping:
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)
-        return Grant(port_set, first_internal, lifetime, now, now + lifetime * 1000)
+        # The server's clock started when it heard us, not when we hear it: counted from our
+        # request, the set is never in use here when it has ended there.
+        began = self.last_sent if self.unanswered else now
+        if began + lifetime * 1000 <= now:
+            raise ValueError("its %d s were over before the answer came" % lifetime)
+        return Grant(port_set, first_internal, lifetime, began, began + lifetime * 1000)
 
     def _loses_set(self, response, grant):
         return (
@@ -260,7 +265,7 @@ class Mapping:
         old = self.grant
         self._take(grant)
         self._answered()
-        self.send_at = timing.renewal(now, grant.lifetime, now, random_bytes)
+        self.send_at = timing.renewal(grant.granted, grant.lifetime, now, random_bytes)
         if old is None:
             return Event(GRANTED, self, None)
         if old.port_set == grant.port_set:
@@ -322,9 +327,9 @@ class Mapping:
     def _spaced(self, at):
         """at, or later: four seconds after the last request, which to the server is the same one
         whatever made us send it (RFC 6887 11.2.1)."""
-        if self._last_sent is None:
+        if self.last_sent is None:
             return at
-        return max(at, self._last_sent + timing.RENEWAL_SPACING)
+        return max(at, self.last_sent + timing.RENEWAL_SPACING)
 
     def _end(self, confirmed):
         self.state = IDLE

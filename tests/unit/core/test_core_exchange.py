@@ -112,6 +112,23 @@ def test_the_lifetime_that_was_granted_rules():
         near(bench.now - before, low * 1000, high * 1000)
 
 
+def test_the_lifetime_counts_from_the_request_so_that_it_never_outlasts_the_servers():
+    bench = Bench()
+    bench.start()
+    asked = bench.now
+    bench.now += 2500  # a slow network
+    bench.answer(lifetime=240)
+    assert bench.mapping.grant.expires == asked + 240000
+
+
+def test_a_grant_that_was_over_before_it_came_is_not_used():
+    bench = Bench()
+    bench.start()
+    bench.now += 2500
+    bench.answer(lifetime=2)
+    assert bench.held() is None and bench.kinds() == [m.UNUSABLE]
+
+
 def test_an_absurd_lifetime_is_treated_as_a_day():
     bench = Bench().granted(lifetime=0xFFFFFFFF)
     before = bench.now
