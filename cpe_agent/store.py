@@ -63,7 +63,8 @@ def decode(text):
         raise Damaged("its checksum is wrong")
     try:
         return _read(json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        # RuntimeError: brackets nested too deep for CPython.
         raise Damaged("its content is wrong: %s" % error) from None
 
 

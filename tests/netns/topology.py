@@ -9,12 +9,14 @@ the destination port alone; what is in no set goes to the cpe, whose guards have
 
 import json
 import os
+import pathlib
 import sys
 import tempfile
 
 from cpe_agent import config, netlink, plan, portset
 from tests.support import netns
 
+_ROOT = str(pathlib.Path(__file__).parents[2])
 SHARED = "192.0.2.3"
 OWN = portset.PortSet(SHARED, 1024, 1024)
 NEIGHBOUR = portset.PortSet(SHARED, 2048, 1024)
@@ -53,7 +55,8 @@ class Hand:
         self.namespace = namespace
         namespace.run(["mount", "-t", "sysfs", "none", "/sys"])  # it shows its mounter's network
         self._process = namespace.popen(
-            ["env", "RUN_DIR=" + directory, sys.executable, "-m", "tests.netns.inside"],
+            ["env", "RUN_DIR=" + directory, "PYTHONPATH=" + _ROOT]
+            + [sys.executable, "-m", "tests.netns.inside"],
             stdin=-1,
             stdout=-1,
             text=True,
