@@ -6,6 +6,8 @@ of its own) and fw4 (fragments).
 One plain range, no 'random' and no 'fully-random': those lose endpoint-independent mapping, and
 with it games, calls and hole punching. The guards stand behind the NAT and in front of the router,
 so that no mistake, ours or another firewall's, lets a packet out, or in, on a neighbour's port.
+
+Device names are quoted: nft would take 'map' for a word of its own, and '4over6' for a mistake.
 """
 
 from cpe_agent import portset
@@ -32,21 +34,21 @@ def source_nat(device, port_set, protocol):
     """Rules for a source NAT chain. ICMP's echo identifiers are ports to the kernel."""
     ports = "%s:%s" % (port_set.address, _range(port_set))
     protocols = "{ tcp, udp, icmp }" if protocol == wire.PROTO_ALL else _protocols(protocol)
-    return ["oifname %s meta l4proto %s snat to %s" % (device, protocols, ports)]
+    return ['oifname "%s" meta l4proto %s snat to %s' % (device, protocols, ports)]
 
 
 def guard_out(device, port_set, protocol):
     """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2)."""
-    ours = "oifname %s ip saddr %s " % (device, port_set.address)
-    rules = ["oifname != %s return" % device]
+    ours = 'oifname "%s" ip saddr %s ' % (device, port_set.address)
+    rules = ['oifname != "%s" return' % device]
     rules += _accept(ours, "sport", port_set, protocol)
     return rules + ["counter name outside_out drop"]
 
 
 def guard_in(device, port_set, protocol):
     """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2)."""
-    ours = "iifname %s ip daddr %s " % (device, port_set.address)
-    rules = ["iifname != %s return" % device]
+    ours = 'iifname "%s" ip daddr %s ' % (device, port_set.address)
+    rules = ['iifname != "%s" return' % device]
     rules += _accept(ours, "dport", port_set, protocol)
     return rules + ["counter name outside_in drop"]
 
@@ -67,11 +69,11 @@ def forward(device, mss):
     What comes out of the softwire and matches no flow has no place to go but the default route,
     which is the softwire: without the first rule it would circle until its TTL ends.
     """
-    rules = ["iifname %s oifname %s counter name looped drop" % (device, device)]
+    rules = ['iifname "%s" oifname "%s" counter name looped drop' % (device, device)]
     if mss:
         for direction in ("iifname", "oifname"):  # the option is only ever lowered
             rules.append(
-                "%s %s tcp flags & (syn | rst) == syn tcp option maxseg size set %d"
+                '%s "%s" tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
                 % (direction, device, mss)
             )
     return rules
