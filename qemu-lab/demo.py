@@ -14,11 +14,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-import report  # noqa: E402  (scripts beside this one, not installed modules)
+import images  # noqa: E402  (scripts beside this one, not installed modules)
+import report  # noqa: E402
 from cpelab import Lab, LabError  # noqa: E402
-from demo_story import Story, Unexpected, room_for, set_text  # noqa: E402
+from demo_story import Story, Unexpected, clear, set_text  # noqa: E402
 from demo_terminal import Terminal  # noqa: E402
-from images import BuildError  # noqa: E402
 
 OUT = HERE.parent / "build" / "demo"
 PICTURE = """\
@@ -33,19 +33,32 @@ class Failed(Exception):
     """A step failed, and the terminal has said so."""
 
 
+def build_images(terminal):
+    """Make what the guests boot from, if it is not there; no part of the story and its time."""
+    needed = [name for name in ("boot", "cpe", "isp") if not images.up_to_date(name)]
+    if not needed:
+        return
+    try:
+        with terminal.step("first", "The guests' disks, from Debian packages"):
+            images.build(needed)
+    except images.BuildError as error:
+        terminal.failure("the guests' disks", "to be built", str(error), "")
+        raise Failed("disks") from error
+
+
 def run_step(terminal, story, steps, number, title, action):
     """Run one step and note its times; Failed if it does not do what it must."""
     began = story.clock()
     noted = {"title": title, "at": round(began, 3), "details": []}
     steps.append(noted)
     try:
-        with terminal.step(number, len(story.steps), title) as step:
+        with terminal.step(f"{number}/{len(story.steps)}", title) as step:
             noted["details"] = step.details
             action(step)
     except Unexpected as error:
         terminal.failure(error.what, error.expected, error.seen, error.tail)
         raise Failed(title) from error
-    except (LabError, BuildError) as error:
+    except (LabError, images.BuildError) as error:
         text, _, tail = str(error).partition("\n")
         terminal.failure("the lab", "to work", text, tail)
         raise Failed(title) from error
@@ -87,7 +100,11 @@ def figures(result):
 
 def play(terminal, folder):
     """Tell the story and write what came of it; the exit code."""
-    room_for(folder)
+    clear(folder)
+    try:
+        build_images(terminal)
+    except Failed:
+        return 1
     began = time.monotonic()
     started = time.time()
     lab = Lab(folder)

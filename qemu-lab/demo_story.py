@@ -6,7 +6,6 @@ else than it must raises Unexpected; what earlier steps have found is kept.
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections import namedtuple
@@ -14,12 +13,12 @@ from pathlib import Path
 
 import demo_capture
 import demo_messages
-import images
 from cpelab.lab import LWAFTR_ADDRESS
 
 HERE = Path(__file__).resolve().parent
 AGENT_CONFIG = f"config softwire 'wan4'\n\toption aftr '{LWAFTR_ADDRESS}'\n"
 SET_SIZE = 1024
+LAN_ROUTER = "192.168.1.1"  # the lab's choice, like the others of its addresses
 LWAFTR_CONFIG = {"pool": {"addresses": ["192.0.2.1"], "set_size": SET_SIZE}}
 TARGET = "198.51.100.1"
 # Neighbours who ask before the router, so that its set is not the pool's first, and after it.
@@ -32,6 +31,7 @@ RENEWALS = 3
 PATIENCE = 30.0  # seconds for anything that takes well under ten
 # Of the flash disk since boot: write requests before and after a sync, sectors after it.
 FlashCount = namedtuple("FlashCount", ("unsynced", "synced", "sectors"))
+DASH = "\u2013"
 SPLIT = "--demo-split--"
 # The whole network state of the router, for "no trace".
 NETWORK = (
@@ -55,7 +55,7 @@ def port_set(found):
 
 def set_text(one):
     last = one["first_port"] + one["size"] - 1
-    return f"{one['address']} ports {one['first_port']}–{last} ({one['size']})"
+    return f"{one['address']} ports {one['first_port']}{DASH}{last} ({one['size']})"
 
 
 def contains(one, peer):
@@ -86,7 +86,7 @@ class Story:
             ("A host at home talks to the IPv4 Internet", self.talk),
             ("Power cut at the router: the same set again", self.power_cut),
             ("The lwAFTR forgets everything: the same set again", self.lwaftr_loss),
-            (f"{RENEWALS} renewals that touch nothing", self.renew),
+            ("Renewals that touch nothing", self.renew),
             ("All that was sent is inside the set", self.count),
             ("Release: given back, no trace left", self.release),
             ("And the lwAFTR would have noticed", self.intrude),
@@ -178,9 +178,6 @@ class Story:
     # ------------------------------------------------------------------ 1: boot
 
     def boot(self, step):
-        if not all(images.up_to_date(name) for name in ("boot", "cpe", "isp")):
-            step.note("building the guests' disks from Debian packages, the first time only")
-            self._build_images()
         step.note("two machines start in QEMU")
         self.lab.start(wait=False)
         for guest in (self.isp, self.cpe):
@@ -196,10 +193,6 @@ class Story:
             f"{self.result['isp_boot_s']:.1f} s; Linux {self.result['kernel']}, "
             f"{self.result['router_memory_kb'] // 1024} MB of RAM for the router"
         )
-
-    @staticmethod
-    def _build_images():
-        images.build(("boot", "cpe", "isp"))
 
     def _uptime_zero(self, guest):
         """When that guest's uptime was 0, in seconds of the story's clock."""
@@ -218,7 +211,7 @@ class Story:
         shown = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True)
         self.result["versions"] = {
             "nftables": said[2].split()[1],
-            "iproute2": said[3].split()[-1].removeprefix("iproute2-"),
+            "iproute2": said[3].split()[2].strip(",").removeprefix("iproute2-"),
             "qemu": shown.stdout.split()[3],
         }
 
@@ -286,6 +279,7 @@ class Story:
             good, lines[name] = self.lab.host(arguments)
             self.result[f"{name}_ok"] = good and self.result.get(f"{name}_ok", True)
             self.check(f"{name}{when}", True, good)
+        self.lan_host = lines["tcp"][0]["local"][0]
         seen = [line["seen"] for name in ("tcp", "udp") for line in lines[name]]
         strays = [peer for peer in seen if not contains(self.result["granted"], peer)]
         self.check(f"source ports that the far side saw outside the set{when}", [], strays)
@@ -474,8 +468,9 @@ class Story:
             f"{result['packets_outside_set']} outside; the router's guards dropped none"
         )
         step.say(
-            f"the capture of the access link says the same: {result['captured_inside_set']} "
-            f"inside, {result['captured_outside_set']} outside"
+            f"the capture has {result['captured_inside_set']} and "
+            f"{result['captured_outside_set']}: also those {result['packets_while_unknown']} that "
+            "came while the lwAFTR knew nobody"
         )
         for name in ("tcp", "udp", "icmp"):
             self.check(f"{name} ports used", True, result["ports_used"].get(name, 0) > 0)
@@ -515,6 +510,7 @@ class Story:
         self.event("release")
         done = self.cpe.run("cpe-agent release", timeout=90)
         self.check("exit code of cpe-agent release", 0, done.code)
+        self._check_nonce()
         self.result["binding_after_release"] = self.result["router"] in self.bindings()
         self.check(
             "a binding of the router at the lwAFTR", False, self.result["binding_after_release"]
@@ -528,6 +524,16 @@ class Story:
         self.read_agent_log(step)
         step.say("no binding at the lwAFTR; addresses, routes and nft rules are as before")
         self._read_counters_again()
+
+    def _check_nonce(self):
+        """One mapping, one nonce: also over the power cut."""
+        nonces = {
+            one["nonce"]
+            for one in self.messages()
+            if one["peer"] == self.result["router"] and one["kind"] == "request" and "nonce" in one
+        }
+        self.result["nonces_used"] = len(nonces)
+        self.check("nonces that the router has used", 1, len(nonces))
 
     def _traces(self):
         """Lines of the router's network state that were not there before the agent started."""
@@ -573,6 +579,13 @@ class Story:
         path = self.lab.links["access"].pcap
         messages = self.messages()
         return {
+            "addresses": {
+                "lan": self.lan_host,
+                "router_lan": LAN_ROUTER,
+                "router": self.result["router"],
+                "lwaftr": LWAFTR_ADDRESS,
+                "internet": TARGET,
+            },
             "messages": messages,
             "events": self.events,
             "agent_log": self.agent_log,
@@ -611,9 +624,8 @@ def _kilobytes(text, names):
     return sum(int(line[1]) for line in words if line and line[0] in names)
 
 
-def room_for(folder):
+def clear(folder):
     """Make the folder, and remove what an earlier run has left that this one must not take up."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("flash.img", "result.json", "story.json", "report.html"):
         (folder / name).unlink(missing_ok=True)
-    return shutil.disk_usage(folder).free

@@ -46,10 +46,12 @@ class Terminal:
         self.console.print(Text(text, style), soft_wrap=True)
 
     @contextlib.contextmanager
-    def step(self, number, count, title):
-        """Run a step inside; yields its Step. An exception leaves a cross and goes on up."""
+    def step(self, head, title):
+        """Run a step inside; yields its Step. An exception leaves a cross and goes on up.
+
+        head: which step it is.
+        """
         began = time.monotonic()
-        head = f"{number}/{count}"
         mark, style = self._cross, "bold red"
         step = None
         try:
