@@ -320,6 +320,14 @@ def test_a_lease_that_is_adopted_after_a_restart_is_used_and_renewed_at_once():
     assert bench.kinds() == [m.RENEWED]
 
 
+def test_a_lease_that_is_adopted_while_the_server_is_silent_is_asked_about_like_a_first_time():
+    bench = Bench(known=SET, first_internal=50000)
+    bench.start(m.Grant(SET, 50000, 3600, bench.now - 60000, bench.now + 3540000))
+    bench.run(60)
+    assert 4 <= len(bench.sent) <= 6 and bench.gaps()[0] >= 4000
+    assert bench.mapping.state == m.HELD
+
+
 def test_a_lease_that_ended_while_the_agent_was_away_is_lost_first():
     bench = Bench(known=SET, first_internal=50000)
     bench.start(m.Grant(SET, 50000, 3600, bench.now - 3600000, bench.now))

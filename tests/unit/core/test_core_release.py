@@ -50,6 +50,20 @@ def test_a_silent_server_is_told_four_times_and_then_left_alone():
         assert bench.kinds().count(m.RELEASED) == 1 and bench.client.get_timer() is None
 
 
+def test_a_release_takes_its_own_tries_and_times_whatever_went_unanswered_before():
+    for lifetime, silence in ((3600, 3400), (3600, 2000), (86400, 3000)):
+        bench = Bench().granted(lifetime=lifetime)
+        bench.mapping.renew(bench.now)
+        bench.run(silence)
+        assert bench.mapping.unanswered > 3
+        bench.sent.clear()
+        bench.mapping.release(bench.now)
+        bench.settle()
+        bench.run(3600)
+        assert [octets for _, octets in bench.sent] == [vectors.E7] * 4
+        assert 2700 <= bench.gaps()[0] <= 3300
+
+
 def test_a_refused_release_is_over_and_not_repeated():
     for code in (2, 7, 8, 200):
         bench = releasing()

@@ -103,6 +103,12 @@ def test_datagrams_that_are_no_responses_are_ignored():
             ignored(bench, octets, c.MALFORMED)
 
 
+def test_an_announcement_that_is_an_error_announces_nothing():
+    for result in (2, 4, 255):
+        for bench in states():
+            ignored(bench, bytes([2, 0x80, 0, result]) + vectors.E12[4:], c.MALFORMED)
+
+
 def test_reserved_bits_do_not_matter():
     for offset in (2, 12, 17, 23, 37, 38, 39, 61, 69):
         octets = bytearray(vectors.E2)

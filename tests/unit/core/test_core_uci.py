@@ -147,6 +147,7 @@ def test_errors_name_the_line():
         ("config t n more", 1, "config t n more"),
         ("config t\noption a 'x\ny'\noption b c d", 4, "option b c d"),
         ("config t\noption x ab\\\ncd\noption b c d", 4, "option b c d"),
+        ("config t\noption a 'x\ny' z\n", 2, "option a"),
         ("package", 1, "package"),
         ("hello", 1, "hello"),
         ("C t", 1, "C t"),
