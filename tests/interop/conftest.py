@@ -8,6 +8,7 @@ touched. Its nft_init.sh is not used: the nftables flavour ships a script that i
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -75,34 +76,35 @@ def program(name, package):
 
 
 class Miniupnpd:
-    """Debian's miniupnpd as the PCP server of a namespace."""
+    """miniupnpd as the PCP server of a namespace: Debian's, or the one that $MINIUPNPD names."""
 
     def __init__(self, namespace, folder):
         self._namespace = namespace
         self._config = folder / "miniupnpd.conf"
-        self._log = folder / "miniupnpd.log"
-        self._process = None
+        self._pid_file = folder / "miniupnpd.pid"
         namespace.run([program("nft", "nftables"), "-f", "-"], input=_RULES)
 
     def start(self, permissions=ALLOW):
-        """Start it without a memory of earlier mappings, and wait until it listens."""
+        """Start it without a memory of earlier mappings, and wait until it listens.
+
+        As a daemon: its debug mode writes a line for each of 65535 ports that it may not give.
+        """
         self._config.write_text(_SERVER_CONFIG % (EXTERNAL, permissions))
-        words = [program("miniupnpd", "miniupnpd"), "-d", "-f", str(self._config)]
-        words += ["-P", str(self._config.with_suffix(".pid"))]
-        with open(self._log, "w") as log:
-            self._process = self._namespace.popen(words, stderr=log, stdout=log)
-        until(lambda: "Listening for NAT-PMP/PCP" in self.log(), "miniupnpd to listen")
+        binary = os.environ.get("MINIUPNPD") or program("miniupnpd", "miniupnpd")
+        self._namespace.run([binary, "-f", str(self._config), "-P", str(self._pid_file)])
+        until(self._listens, "miniupnpd to listen")
 
     def crash(self):
         """Kill it, and take away its rules: a power cut of the server."""
-        self._process.kill()
-        self._process.wait()
+        os.kill(int(self._pid_file.read_text()), signal.SIGKILL)
+        until(lambda: not self._listens(), "miniupnpd to end")
+        self._pid_file.unlink()
         for chain in ("miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"):
             self._namespace.run(["nft", "flush", "chain", "inet", "filter", chain])
 
-    def log(self):
-        """What it has said since its start."""
-        return self._log.read_text()
+    def _listens(self):
+        sockets = pathlib.Path("/proc/%d/net/udp" % self._namespace.pid).read_text()
+        return ":14E7 " in sockets  # port 5351
 
     def mappings(self):
         """[(external port, internal address, internal port)] of its redirections in the kernel."""

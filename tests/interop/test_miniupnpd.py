@@ -26,6 +26,9 @@ EVERY_REFUSAL = [
     ({"protocol": "all", "internal_port": 0}, "MALFORMED_REQUEST", "option protocol 'udp'"),
 ]
 
+# For tests that wait for the protocol's timers, which are the same on both.
+THE_ROUTERS_RUNTIME = pytest.mark.parametrize("runtime", ["micropython"], indirect=True)
+
 
 def held_port(status):
     """(address, first port, size) of a status."""
@@ -80,6 +83,7 @@ def test_following_the_advice_gets_a_port(agent, miniupnpd):
     assert agent.status()["errors"] == []
 
 
+@THE_ROUTERS_RUNTIME
 def test_a_server_that_denies_is_not_stormed(agent, miniupnpd, capture):
     miniupnpd.start(DENY)
     agent.start()
@@ -97,19 +101,16 @@ def test_after_a_restart_of_the_server_the_same_port_comes_back(agent, miniupnpd
     miniupnpd.start()
     agent.start()
     before = agent.until_held()
-    until(lambda: agent.status()["age"] >= 3, "an epoch that a restart must fall behind")
-    agent.cli("renew")
+    until(lambda: agent.status()["age"] >= 4, "an epoch that a restart must fall behind")
     miniupnpd.crash()
     assert miniupnpd.mappings() == []
     miniupnpd.start()
+    agent.cli("renew")
     after = agent.until_held(renewals=1)
     assert held_port(after) == held_port(before)
-    assert after["epoch"] <= 2
+    assert after["epoch"] < 4
     assert miniupnpd.mappings() == [MAPPING]
-    assert after["counts"]["sent"] <= 3
-    asked = requests_in(capture)
-    assert asked[0] == (17, PORT, 0, 3600)
-    assert set(asked[1:]) == {(17, PORT, PORT, 3600)}
+    assert requests_in(capture) == [(17, PORT, 0, 3600), (17, PORT, PORT, 3600)]
 
 
 def test_a_port_is_asked_for_again_even_where_the_server_would_choose_another(agent, miniupnpd):
@@ -224,6 +225,7 @@ def test_nobody_listening_is_said_at_once(agent):
     assert status["errors"][0] in agent.log()
 
 
+@THE_ROUTERS_RUNTIME
 def test_nobody_there_is_said_after_three_requests(agent, operator, capture):
     drop = "add table ip quiet; add chain ip quiet input { type filter hook input priority 0; };"
     operator.run(["nft", drop + "add rule ip quiet input udp dport 5351 drop"])
@@ -233,7 +235,7 @@ def test_nobody_there_is_said_after_three_requests(agent, operator, capture):
     assert "UDP port 5351 is open on the way" in status["errors"][0]
     first, second, third = capture.request_times()
     assert 2.6 <= second - first <= 3.4
-    assert 5.3 <= third - second <= 6.7
+    assert 1.7 <= (third - second) / (second - first) <= 2.3
 
 
 def test_over_ipv6_a_pinhole_is_no_port_set(agent, miniupnpd):
