@@ -208,7 +208,9 @@ def _released(confirmed):
     if confirmed:
         sys.stdout.write("released: the server confirmed it\n")
     else:
-        sys.stdout.write("released here; the server was silent, the mapping ends by itself\n")
+        sys.stdout.write(
+            "released here; the server did not confirm it, the mapping ends by itself\n"
+        )
     return OK
 
 

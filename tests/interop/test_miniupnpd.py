@@ -97,6 +97,7 @@ def test_a_server_that_denies_is_not_stormed(agent, miniupnpd, capture):
     assert "address" not in agent.status()
 
 
+@THE_ROUTERS_RUNTIME
 def test_after_a_restart_of_the_server_the_same_port_comes_back(agent, miniupnpd, capture):
     miniupnpd.start()
     agent.start()
@@ -175,6 +176,17 @@ def test_release_works_without_an_agent(agent, miniupnpd):
     assert miniupnpd.mappings() == []
     assert not agent.state.exists()
     assert agent.cli("status").returncode == 3
+
+
+def test_a_release_that_the_server_refuses_is_not_called_silence(agent, miniupnpd):
+    miniupnpd.start()
+    agent.start(ports="max")
+    agent.until_error("MALFORMED_OPTION")
+    done = agent.cli("release")
+    assert done.returncode == 0
+    assert "released here; the server did not confirm it" in done.stdout
+    assert "the server did not confirm the release" in agent.log()
+    assert not agent.state.exists()
 
 
 def test_an_agent_that_was_killed_goes_on_with_its_nonce(agent, miniupnpd, capture):
