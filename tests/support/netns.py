@@ -8,9 +8,11 @@
 
 Root makes the namespaces as root; anybody else inside one user namespace, where they are root. Each
 is kept by a holder process that waits for the end of its input, so namespaces and links vanish with
-the test, even with one that is killed; so do the commands that were started in them.
+the test, even with one that is killed; so do the commands that were started in them, except for
+daemons, which leave their parents: only the end of the with block finds those.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -96,29 +98,25 @@ class Network:
     """Namespaces and the links between them; a context manager that leaves nothing behind."""
 
     def __init__(self):
-        self._namespaces = []
-        self._user = None
         self._prefix = []
+        self._cleanup = contextlib.ExitStack()
 
     def __enter__(self):
         if os.geteuid():
-            self._user = _hold(
-                "a user namespace", ["unshare", "--user", "--map-root-user", "--net"]
-            )
-            self._prefix = ["nsenter", "--target", str(self._user.pid), "--user"]
+            words = ["unshare", "--user", "--map-root-user", "--net"]
+            user = _hold("a user namespace", words)
+            self._cleanup.callback(_let_go, user)
+            self._prefix = ["nsenter", "--target", str(user.pid), "--user"]
             self._prefix += ["--preserve-credentials", "--"]
         return self
 
     def __exit__(self, *_):
-        for namespace in self._namespaces:
-            namespace.close()
-        if self._user:
-            _let_go(self._user)
+        self._cleanup.close()
 
     def namespace(self, name):
         """A new Namespace, with nothing but its loopback up."""
         namespace = Namespace(name, self._prefix)
-        self._namespaces.append(namespace)
+        self._cleanup.callback(namespace.close)
         return namespace
 
     def link(self, one, one_device, other, other_device):
