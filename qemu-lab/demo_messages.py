@@ -32,7 +32,7 @@ def decode(entry, offset):
         response = len(data) > 1 and data[1] & wire.RESPONSE_BIT
         message = wire.parse_response(data) if response else wire.parse_request(data)
     except wire.WireError as error:
-        return {**found, "kind": "unreadable", "meaning": str(error)}
+        return {**found, "opcode": "?", "kind": "unreadable", "meaning": str(error)}
     found["kind"] = "response" if response else "request"
     found["opcode"] = OPCODES.get(message.opcode, str(message.opcode))
     found["lifetime"] = message.lifetime

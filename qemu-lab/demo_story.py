@@ -6,6 +6,7 @@ else than it must raises Unexpected; what earlier steps have found is kept.
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections import namedtuple
@@ -29,6 +30,7 @@ MORE_TRAFFIC = {"tcp_kb": 20, "udp_sockets": 16, "http_kb": 20}
 PING_ID = 61000  # outside every set that the story hands out: the NAT has to translate it
 RENEWALS = 3
 PATIENCE = 30.0  # seconds for anything that takes well under ten
+PAUSE = 0.25  # seconds between two looks
 # Of the flash disk since boot: write requests before and after a sync, sectors after it.
 FlashCount = namedtuple("FlashCount", ("unsynced", "synced", "sectors"))
 DASH = "\u2013"
@@ -108,14 +110,24 @@ class Story:
 
     def wait_status(self, what, test):
         """Wait until the agent's status passes a test; the status."""
+        return self._wait(what, self.status, test)
+
+    def _wait(self, what, look, test):
+        """Look until what is found passes a test. The pauses leave the emulated processor to what
+        is waited for."""
         end = time.monotonic() + PATIENCE
-        while True:
-            found = self.status()
-            if test(found):
-                return found
+        while not test(found := look()):
             if time.monotonic() > end:
                 raise Unexpected(what, f"within {PATIENCE:.0f} s", found, self.agent_tail())
-            time.sleep(0.1)
+            time.sleep(PAUSE)
+        return found
+
+    def wait_granted(self, what):
+        """Wait until the agent's log, which starts anew with each boot, tells of a grant; the
+        agent's status then."""
+        seek = "grep granted /tmp/log/agent"
+        self._wait(what, lambda: self.cpe.run(seek).stdout, bool)
+        return self.status()
 
     def agent_tail(self):
         said = self.cpe.run("tail -n 20 /tmp/log/agent").stdout
@@ -143,12 +155,7 @@ class Story:
 
     def wait_binding(self, what):
         """Wait until the lwAFTR holds a binding of the router; the binding."""
-        end = time.monotonic() + PATIENCE
-        while (found := self.bindings().get(self.result["router"])) is None:
-            if time.monotonic() > end:
-                raise Unexpected(what, f"within {PATIENCE:.0f} s", "none", self.agent_tail())
-            time.sleep(0.1)
-        return found
+        return self._wait(what, lambda: self.bindings().get(self.result["router"]), bool)
 
     def neighbour(self, *words):
         """Run demo_neighbour.py in the operator's guest; its JSON lines."""
@@ -164,16 +171,14 @@ class Story:
             for entry in self.lab.lwaftr("messages")["messages"]
         ]
 
-    def last_answer(self):
-        """When the lwAFTR last answered a request for a mapping of the router."""
-        times = [
+    def answers(self):
+        """When the lwAFTR answered the router's requests for a mapping."""
+        return [
             one["at"]
             for one in self.messages()
             if one["peer"] == self.result["router"]
-            and one["kind"] == "response"
-            and one["opcode"] == "MAP"
+            and (one["kind"], one.get("opcode")) == ("response", "MAP")
         ]
-        return times[-1]
 
     # ------------------------------------------------------------------ 1: boot
 
@@ -229,7 +234,7 @@ class Story:
         self.event("configured")
         self.lab.configure(AGENT_CONFIG)
         written = self.flash_count()
-        found = self.wait_status("the first grant", lambda status: "address" in status)
+        found = self.wait_granted("the first grant")
         self._keep_first_grant(found)
         self.result["flash_writes_config"] = flash_writes(before, written)[0]
         self.result["flash_writes_first_grant"] = flash_writes(written, self.flash_count())[0]
@@ -298,14 +303,14 @@ class Story:
         self.result["cpe_reboot_s"] = round(self.cpe.reset(), 2)
         self._log_seen = 0
         step.note("the router has booted; waiting for the set")
-        found = self.wait_status("the set after the power cut", lambda status: "address" in status)
+        found = self.wait_granted("the set after the power cut")
         self.result["after_power_cut"] = port_set(found)
         same = self.result["after_power_cut"] == self.result["granted"]
         self.result["same_after_power_cut"] = same
         self.check(
             "the set after the power cut", self.result["granted"], self.result["after_power_cut"]
         )
-        self.result["power_cut_to_grant_s"] = round(self.last_answer() - cut, 2)
+        self.result["power_cut_to_grant_s"] = round(self.answers()[-1] - cut, 2)
         timings = found["timings"]
         for key in ("first_request_ms", "response_to_nat_ms"):
             self.result[f"{key}_after_power_cut"] = timings[key]
@@ -331,7 +336,7 @@ class Story:
             self.result["granted"],
             self.result["after_lwaftr_loss"],
         )
-        self.result["lwaftr_loss_to_grant_s"] = round(self.last_answer() - lost, 2)
+        self.result["lwaftr_loss_to_grant_s"] = round(self.answers()[-1] - lost, 2)
         self.read_agent_log(step)
         self._newcomers(step)
         self._traffic(step, " after the lwAFTR's loss", **MORE_TRAFFIC)
@@ -355,8 +360,8 @@ class Story:
         step.say(f"who suggests nothing is given {set_text(default)}")
 
     def _open_flow(self):
-        """A TCP connection of the LAN host that says a number every half second; a Job."""
-        return self.lab.host_job(f"--timeout 30 counter {TARGET} --seconds 300 --interval 0.5")
+        """A TCP connection of the LAN host that says a number four times a second; a Job."""
+        return self.lab.host_job(f"--timeout 30 counter {TARGET} --seconds 300 --interval 0.25")
 
     def _flow_number(self):
         """The last number that came back on the flow, or None if the flow is over."""
@@ -392,12 +397,12 @@ class Story:
             for command in ("nft monitor", "ip monitor link address route rule")
         ]
         flash, before = self.flash_count(), self.status()
-        self.result["renewal_requests_s"] = []
         for number in range(1, RENEWALS + 1):
             step.note(f"renewal {number} of {RENEWALS}")
             self._renew_once(number)
         after, written = self.status(), flash_writes(flash, self.flash_count())
         self._await_flow("the flow after the renewals")
+        self.result["renewals_at_s"] = [round(at, 2) for at in self.answers()[-RENEWALS:]]
         self.result["flows_surviving_renewal"] = True
         events = [line for job in watchers for line in job.stop().stdout.splitlines()]
         self._keep_renewals(before, after, written, events)
@@ -410,13 +415,12 @@ class Story:
         self.read_agent_log(step)
 
     def _renew_once(self, number):
-        """One renewal. The agent itself keeps 4 s between two requests."""
-        renewals = self.status()["counts"]["renewals"]
-        self.cpe.check("cpe-agent renew")
-        self.wait_status(
-            f"renewal {number}", lambda status: status["counts"]["renewals"] > renewals
-        )
-        self.result["renewal_requests_s"].append(round(self.last_answer(), 2))
+        """One renewal. The agent itself keeps 4 s between two requests, and says how many are
+        left."""
+        done = self.status()["counts"]["renewals"]
+        said = self.cpe.check("cpe-agent renew")
+        time.sleep(int(re.search(r"(\d+) ms", said).group(1)) / 1000)
+        self.wait_status(f"renewal {number}", lambda status: status["counts"]["renewals"] > done)
 
     def _keep_renewals(self, before, after, written, events):
         renewals = after["counts"]["renewals"] - before["counts"]["renewals"]

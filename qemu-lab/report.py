@@ -239,9 +239,10 @@ def _message_table(record, messages):
 
 def _messages(record):
     router = record["result"]["router"]
-    known = [one for one in record["messages"] if one["kind"] != "unreadable"]
-    ours = [one for one in known if one["peer"] == router or one["opcode"] == "ANNOUNCE"]
-    others = [one for one in known if one not in ours]
+    ours = [
+        one for one in record["messages"] if one["peer"] == router or one["opcode"] == "ANNOUNCE"
+    ]
+    others = [one for one in record["messages"] if one not in ours]
     lead = (
         f"{len(record['messages'])} datagrams as the lwAFTR saw them: ▲ from the router, ▼ to it. "
         "The nonce stays the same over the power cut: it is on the flash, and without it the "
@@ -249,7 +250,8 @@ def _messages(record):
     )
     rest = tag(
         "details",
-        tag("summary", f"The neighbours' {len(others)} messages") + _message_table(record, others),
+        tag("summary", f"The neighbours' messages ({len(others)})")
+        + _message_table(record, others),
     )
     return section("The PCP messages", lead, _message_table(record, ours), rest)
 
