@@ -1,8 +1,8 @@
 """A home with the agent and an operator with miniupnpd, in network namespaces of their own.
 
 miniupnpd is a PCP server that nobody here wrote. Debian's package asks by debconf whether to start
-a service, and does not where no listening address was given, as with DEBIAN_FRONTEND=noninteractive.
-The tests bring their own configuration and rules in a namespace, so the machine's own firewall is
+a service, and does not start one where no listening address was given, as is the case with
+DEBIAN_FRONTEND=noninteractive. The tests bring their own configuration and rules in a namespace, so the machine's own firewall is
 not touched. Its nft_init.sh is not used: the nftables flavour ships a script that needs iptables.
 """
 

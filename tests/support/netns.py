@@ -121,18 +121,8 @@ class Network:
 
     def link(self, one, one_device, other, other_device):
         """Join two namespaces by a veth pair, and bring both ends up."""
-        words = [
-            "ip",
-            "link",
-            "add",
-            "name",
-            one_device,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            other_device,
-        ]
+        words = ["ip", "link", "add", "name", one_device, "type", "veth"]
+        words += ["peer", "name", other_device]
         one.run([*words, "netns", str(other.pid)])
         one.run(["ip", "link", "set", "dev", one_device, "up"])
         other.run(["ip", "link", "set", "dev", other_device, "up"])
