@@ -2,8 +2,9 @@
 
 miniupnpd is a PCP server that nobody here wrote. Debian's package asks by debconf whether to start
 a service, and does not start one where no listening address was given, as is the case with
-DEBIAN_FRONTEND=noninteractive. The tests bring their own configuration and rules in a namespace, so the machine's own firewall is
-not touched. Its nft_init.sh is not used: the nftables flavour ships a script that needs iptables.
+DEBIAN_FRONTEND=noninteractive. The tests bring their own configuration and rules in a namespace,
+so the machine's own firewall is not touched. Its nft_init.sh is not used: the nftables flavour
+ships a script that needs iptables.
 """
 
 import json
