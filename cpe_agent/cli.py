@@ -209,7 +209,7 @@ def _released(confirmed):
         sys.stdout.write("released: the server confirmed it\n")
     else:
         sys.stdout.write(
-            "released here; the server did not confirm it, the mapping ends by itself\n"
+            "released here; the server was silent or refused, the mapping ends by itself\n"
         )
     return OK
 
