@@ -29,7 +29,7 @@ FIRST_TRAFFIC = {"tcp_kb": 100, "udp_sockets": 64, "http_kb": 500}
 MORE_TRAFFIC = {"tcp_kb": 20, "udp_sockets": 16, "http_kb": 20}
 PING_ID = 61000  # outside every set that the story hands out: the NAT has to translate it
 RENEWALS = 3
-PATIENCE = 30.0  # seconds for anything that takes well under ten
+PATIENCE = 60.0  # seconds for anything that takes well under ten on a quiet machine
 PAUSE = 0.25  # seconds between two looks
 # Of the flash disk since boot: write requests before and after a sync, sectors after it.
 FlashCount = namedtuple("FlashCount", ("unsynced", "synced", "sectors"))
@@ -118,7 +118,8 @@ class Story:
         end = time.monotonic() + PATIENCE
         while not test(found := look()):
             if time.monotonic() > end:
-                raise Unexpected(what, f"within {PATIENCE:.0f} s", found, self.agent_tail())
+                wanted = f"to come within {PATIENCE:.0f} s"
+                raise Unexpected(what, wanted, found or "nothing yet", self.agent_tail())
             time.sleep(PAUSE)
         return found
 
@@ -131,7 +132,7 @@ class Story:
 
     def agent_tail(self):
         said = self.cpe.run("tail -n 20 /tmp/log/agent").stdout
-        return f"--- agent:\n{said}\n{self.cpe.console_tail()}"
+        return f"{self.cpe.console_tail()}\n--- the agent's log:\n{said}"
 
     def read_agent_log(self, step):
         """Keep, and show, what the agent has said since the last time."""

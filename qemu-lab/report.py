@@ -186,12 +186,27 @@ HEADS = ["s", "", "message", "meaning", "lifetime", "epoch", "suggested / assign
          "nonce", "octets"]  # fmt: skip
 
 
+def _with_loss(messages):
+    """The messages; those whose epoch fell say what that means (RFC 6887 8.5)."""
+    before, found = 0, []
+    for message in messages:
+        epoch = message.get("epoch")
+        if epoch is not None and epoch < before:
+            message = {**message, "lost": f"it was at {before} s before: all state is lost"}
+        before = before if epoch is None else epoch
+        found.append(message)
+    return found
+
+
+def _meaning(message):
+    lost = message.get("lost")
+    return escape(message["meaning"]) + (f"; <b>{escape(lost)}</b>" if lost else "")
+
+
 def _message_cells(message, count, last):
     out = message["direction"] == "out"
     kind = message["opcode"] + (f" {TIMES}{count}" if count > 1 else "")
     arrow = tag("span", "▼" if out else "▲", class_="in" if not out else "out")
-    external = f"{message['external_address']}:{message['external_port']}" \
-        if "nonce" in message else ""  # fmt: skip
     size = message.get("set_size")
     option = f"{size} ports, internal {message['first_internal']}" if size else ""
     seconds = f"{message['at']:.2f}" + (f"{DASH}{last:.2f}" if count > 1 else "")
@@ -199,14 +214,22 @@ def _message_cells(message, count, last):
         seconds,
         arrow,
         escape(f"{kind} {message['kind']}"),
-        escape(message["meaning"]),
+        _meaning(message),
         str(message["lifetime"]) if "nonce" in message else "",
         str(message.get("epoch", "")),
-        mono(external) if external else "",
+        _external(message),
         escape(option),
         mono(message["nonce"][:8] + "…") if "nonce" in message else "",
         _octets(message["hex"]),
     ]
+
+
+def _external(message):
+    """The external address and port, as far as the message names them."""
+    if message.get("external_port"):
+        return mono(f"{message['external_address']}:{message['external_port']}")
+    asking = message["kind"] == "request" and message.get("lifetime")
+    return tag("span", "no wish", class_="quiet") if asking and "nonce" in message else ""
 
 
 def _octets(octets):
@@ -225,7 +248,7 @@ def _spaced(octets):
 
 def _message_table(record, messages):
     lines, step = [], 0
-    for message, count, last in grouped(messages, record):
+    for message, count, last in grouped(_with_loss(messages), record):
         now = _step_of(record, message["at"])
         if now != step:
             step = now
@@ -239,10 +262,10 @@ def _message_table(record, messages):
 
 def _messages(record):
     router = record["result"]["router"]
-    ours = [
-        one for one in record["messages"] if one["peer"] == router or one["opcode"] == "ANNOUNCE"
-    ]
-    others = [one for one in record["messages"] if one not in ours]
+    ours, others = [], []
+    for one in record["messages"]:
+        own = one["peer"] == router or one["opcode"] == "ANNOUNCE"
+        (ours if own else others).append(one)
     lead = (
         f"{len(record['messages'])} datagrams as the lwAFTR saw them: ▲ from the router, ▼ to it. "
         "The nonce stays the same over the power cut: it is on the flash, and without it the "

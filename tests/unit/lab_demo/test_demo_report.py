@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import demo_messages
 import demo_pictures
 import pytest
 import report
@@ -67,6 +68,14 @@ def test_repeated_announcements_are_one_line_and_a_new_epoch_starts_another():
     ]
     found = report.grouped(record["messages"][:3], record)
     assert [(one["epoch"], count, last) for one, count, last in found] == [(7, 2, 2), (0, 1, 2.5)]
+
+
+def test_an_epoch_that_falls_is_told_to_be_a_loss():
+    record = demo_record.record()
+    assert "all state is lost" not in report.render(record)
+    log = [demo_record.entry(9, 6000, "out", demo_record.announce(1), "ff02::1")]
+    record["messages"] += [demo_messages.decode(one, 1.0) for one in log]
+    assert "it was at 5 s before: all state is lost" in report.render(record)
 
 
 def test_neighbours_have_a_table_of_their_own():
