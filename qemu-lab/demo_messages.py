@@ -75,7 +75,7 @@ def _announce(found):
     if found["kind"] == "request":
         return "asks whether the server is still the same"
     if found["peer"].startswith("ff"):
-        return f"tells everybody on the link: my clock is at {found['epoch']} s"
+        return f"tells everybody: my clock is at {found['epoch']} s"
     return f"tells this client: my clock is at {found['epoch']} s"
 
 
@@ -84,7 +84,7 @@ def _map_request(found):
     if found["lifetime"] == 0:
         return "gives the set back"
     if not found["external_port"]:
-        return "asks for a port set" + (f" of up to {size} ports" if size > 1 else "")
+        return f"asks for up to {size} ports" if size > 1 else "asks for one port"
     return f"asks for {range_text(found)} of {found['external_address']} again"
 
 

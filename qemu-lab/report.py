@@ -182,8 +182,8 @@ def grouped(messages, record):
     return found
 
 
-HEADS = ["s", "", "message", "meaning", "lifetime", "epoch", "suggested / assigned", "PORT_SET",
-         "nonce", "octets"]  # fmt: skip
+HEADS = ["s", "", "message", "meaning", "lifetime", "epoch", "external", "PORT_SET",
+         "nonce"]  # fmt: skip
 
 
 def _with_loss(messages):
@@ -214,13 +214,12 @@ def _message_cells(message, count, last):
         seconds,
         arrow,
         escape(f"{kind} {message['kind']}"),
-        _meaning(message),
+        _meaning(message) + _octets(message["hex"]),
         str(message["lifetime"]) if "nonce" in message else "",
         str(message.get("epoch", "")),
         _external(message),
         escape(option),
         mono(message["nonce"][:8] + "…") if "nonce" in message else "",
-        _octets(message["hex"]),
     ]
 
 
@@ -236,7 +235,7 @@ def _octets(octets):
     """The message as hex, cut into its parts."""
     parts = [("header", octets[:48]), ("MAP", octets[48:120]), ("option", octets[120:])]
     lines = [f"{name:<7}{_spaced(part)}" for name, part in parts if part]
-    summary = tag("summary", f"{len(octets) // 2}")
+    summary = tag("summary", f"{len(octets) // 2} octets")
     return tag("details", summary + tag("pre", "\n".join(lines)))
 
 

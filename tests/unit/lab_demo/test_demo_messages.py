@@ -16,7 +16,7 @@ def decode(data, direction="out", peer=demo_record.ROUTER):
 @pytest.mark.parametrize(
     ("data", "meaning"),
     [
-        (request(), "asks for a port set of up to 65535 ports"),
+        (request(), "asks for up to 65535 ports"),
         (request(port=4096), "asks for ports from 4096 on of 0.0.0.0 again"),
         (request(lifetime=0), "gives the set back"),
         (grant(), "granted: ports 4096\u20135119 of 192.0.2.1 for 3600 s"),
