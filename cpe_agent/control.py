@@ -2,12 +2,15 @@
 
 import json
 import os
+import time
 
 from cpe_agent import net
 
 _LARGEST = 4096  # octets of a request
 _NO_SIGNAL = 0x4000  # MSG_NOSIGNAL: MicroPython would die of a client that hangs up
 _PATIENCE = 0.3  # s; a client that dawdles must not hold up the line
+_STEP = 0.1  # s; between tries to get into the queue
+_STEPS = 50
 
 
 class NotRunning(Exception):
@@ -46,10 +49,10 @@ class Server:
     def _reply(self, data):
         try:
             request = json.loads(data.decode())
-        except ValueError:
-            return {"error": "not a JSON object"}
-        if not isinstance(request, dict):
-            return {"error": "not a JSON object"}
+        except (ValueError, RuntimeError):  # RuntimeError: nested too deep for CPython
+            request = None
+        if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+            return {"error": "a request is a JSON object with a command"}
         return self._answer(request)
 
 
@@ -57,8 +60,8 @@ def ask(path, command):
     """The agent's answer to a command as a dict. Raises NotRunning."""
     sock = net.unix_socket()
     try:
+        _connect(sock, net.unix_address(path))
         sock.settimeout(10)
-        sock.connect(net.unix_address(path))
         sock.send(json.dumps({"command": command}).encode() + b"\n", _NO_SIGNAL)
         parts = []
         while True:
@@ -71,3 +74,17 @@ def ask(path, command):
         raise NotRunning("no agent answers at %s (%s)" % (path, error)) from None
     finally:
         sock.close()
+
+
+def _connect(sock, address):
+    """A queue that is full for the moment does not mean that nobody is there. Raises OSError."""
+    sock.settimeout(_STEP)
+    for _ in range(_STEPS):
+        try:
+            sock.connect(address)
+            return
+        except OSError as error:
+            if error.args[0] != net.EAGAIN:
+                raise
+        time.sleep(_STEP)
+    raise OSError("it is too busy")
