@@ -34,6 +34,7 @@ _SETTLE = 200  # ms; network changes come in bursts
 _PATH_RETRY = 5000  # ms; between looks for a way to the server
 _BACKEND_RETRY = 5000  # ms; doubled up to a minute
 _BACKEND_RETRY_MOST = 60000
+_CONFIG_LARGEST = 65536  # octets; most of it comments, if it comes to that
 
 
 class Paths:
@@ -424,7 +425,8 @@ class Agent:
         if self.mapping and self.mapping.state != m.IDLE:
             self.mapping.release(now)
         else:
-            self._on_released(True)
+            # Given back before, or, with no way to the server so far, never asked about.
+            self._on_released(self.timings.get("release_confirmed", False))
         return {}
 
     def release_alone(self, patience):
@@ -520,7 +522,7 @@ def load_config(paths):
         return None, "cannot read %s: %s" % (paths.config, error)
     except ValueError as error:
         return None, str(error)
-    good = store.File(paths.good_config)
+    good = store.File(paths.good_config, _CONFIG_LARGEST)
     good.read()
     try:
         good.write(text)
@@ -531,7 +533,7 @@ def load_config(paths):
 
 def last_good_config(paths):
     """Config that worked before, or None."""
-    text = store.File(paths.good_config).read()
+    text = store.File(paths.good_config, _CONFIG_LARGEST).read()
     try:
         return config.parse(text) if text else None
     except config.ConfigError:

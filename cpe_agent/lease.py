@@ -30,7 +30,9 @@ def load(path, key, now):
         bound_to, address, first, size = fields[:4]
         first_internal, lifetime, granted, expires = [int(field) for field in fields[4:]]
         reason = portset.why_unusable(portset.octets(address), first, size)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    except (ArithmeticError, RuntimeError):  # 1e999; brackets nested too deep for CPython
         return None
     if reason or bound_to != key or not granted <= now < expires:
         return None

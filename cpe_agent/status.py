@@ -65,7 +65,7 @@ def _state(agent):
     if not agent.config.softwire.enabled:
         return "disabled"
     if agent.mapping is None:
-        return "waiting for the uplink"
+        return "released" if agent.released else "waiting for the uplink"
     return _STATES[agent.mapping.state]
 
 

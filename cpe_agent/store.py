@@ -18,7 +18,6 @@ from cpe_agent import portset
 from cpe_agent.portset import PortSet
 
 _MAGIC = "cpe-agent-state 1 "
-_MAX = 4096  # octets; a state file is a few hundred
 
 # nonce: 12 octets. server: 16 octets. protocol, internal_port: with the nonce, the match key.
 # port_set: PortSet held last, or None. first_internal: of that set, or None.
@@ -93,8 +92,10 @@ def _read(fields):
 class File:
     """One small text file that is replaced whole, and only when it changes."""
 
-    def __init__(self, path):
+    def __init__(self, path, largest=4096):
+        """largest: octets; a file that is longer is none of ours."""
         self.path = path
+        self._largest = largest
         self.writes = 0
         self._content = None  # what is known to be on the medium
 
@@ -102,14 +103,16 @@ class File:
         """The text, or None when there is no file, or none that can be text of ours."""
         try:
             with open(self.path, "rb") as file:
-                data = file.read(_MAX + 1)
+                data = file.read(self._largest + 1)
         except OSError:
             return None
+        if len(data) > self._largest:
+            return ""
         try:
             self._content = data.decode()
         except ValueError:
             return ""
-        return self._content if len(data) <= _MAX else ""
+        return self._content
 
     def write(self, text):
         """Make text the content; True if that took a write. Raises StoreError."""
