@@ -49,6 +49,11 @@ def refused(result, server, seconds):
     )
 
 
+def plain(server):
+    """The server cannot read PORT_SET."""
+    return "the PCP server %s does not understand PORT_SET; asking for one port" % server
+
+
 def silent(server, requests, dropped):
     """Nobody answers, or only with what is no answer. dropped: {reason: datagrams}."""
     reasons = ["%d %s" % (dropped[reason], reason) for reason in sorted(dropped) if dropped[reason]]

@@ -287,6 +287,8 @@ class Agent:
         elif kind == m.RECOVERING:
             wait = max(0, event.mapping.send_at - now)
             log.warning("%s; asking for the same set again in %d ms" % (detail, wait))
+        elif kind == m.PLAIN:
+            log.warning(advice.plain(self._server))
         elif kind == m.RELEASED:
             self._on_released(detail)
         else:
@@ -431,9 +433,12 @@ class Agent:
 
     def release_alone(self, patience):
         """Release without having run: for the CLI. True if the server confirmed, False if it was
-        silent, None if it could not be asked. patience: ms."""
+        silent, None if it could not be asked, or must not be: while the line is up, the set is
+        ours. patience: ms."""
         self.released = True
         self._apply(self.clock.now())
+        if "backend" in self.errors:
+            return None
         try:
             path = netlink.path_to(self.config.softwire.server)
             self._open_sockets(path)

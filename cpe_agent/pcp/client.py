@@ -73,9 +73,7 @@ class Client:
         if response.result == wire.UNSUPP_VERSION:
             self._on_version(now, data, response)
         elif response.opcode == wire.OP_ANNOUNCE and response.result == wire.SUCCESS:
-            if not self.epoch.check(response.epoch, now):
-                wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
-                self._recover(now, wait, "the server announced that it lost its state")
+            self._on_announcement(now, response)
         elif response.opcode == wire.OP_MAP:
             self._on_map(now, response)
         else:
@@ -92,6 +90,14 @@ class Client:
 
     def _drop(self, reason):
         self.dropped[reason] += 1
+
+    def _on_announcement(self, now, response):
+        """RFC 6887 14.1.3. A server whose silence has made us slow says by this that it is back."""
+        wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
+        if not self.epoch.check(response.epoch, now):
+            self._recover(now, wait, "the server announced that it lost its state")
+        elif [mapping for mapping in self.mappings if mapping.unanswered]:
+            self._recover(now, wait, "the server announced itself", answered=False)
 
     def _on_map(self, now, response):
         mapping = self._match(response.map)
@@ -125,12 +131,17 @@ class Client:
             else:
                 self._events += mapping.on_response(now, response, True, self._random_bytes)
 
-    def _recover(self, now, wait, why, but=None):
-        """Ask for every mapping again: at once, or when the last round is long enough ago."""
+    def _recover(self, now, wait, why, but=None, answered=True):
+        """Ask for every mapping again: at once, or when the last round is long enough ago.
+
+        but: a mapping that needs it not. answered: False for those alone that await an answer.
+        """
         spacing = self._next_spacing(now)
         at = now + wait if self._round_at is None else max(now + wait, self._round_at + spacing)
         for mapping in self.mappings:
             if mapping is but or mapping.state in (m.IDLE, m.RELEASING):
+                continue
+            if not answered and not mapping.unanswered:
                 continue
             if mapping.recover(now, at - now):
                 self._round_at, self._spacing = at, spacing

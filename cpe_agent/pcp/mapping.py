@@ -18,7 +18,7 @@ REFUSED = "refused"
 HELD = "held"
 RELEASING = "releasing"
 
-# What happened, for the shell. detail: old Grant (changed), a reason (lost, unusable), the Response
+# What happened, for the shell. detail: old Grant (changed), a reason (lost, unusable), the Refusal
 # (refused), True when the server confirmed it (released), otherwise None.
 GRANTED = "granted"
 RENEWED = "renewed"
@@ -29,7 +29,10 @@ UNUSABLE = "unusable"
 SILENT = "silent"
 RELEASED = "released"
 RECOVERING = "recovering"
+PLAIN = "plain"  # asking again for one port without PORT_SET
 Event = namedtuple("Event", ("kind", "mapping", "detail"))
+# result: code. lifetime: seconds as sent. version: of PCP, as sent. Without the nonce, for logs.
+Refusal = namedtuple("Refusal", ("result", "lifetime", "version"))
 
 MAX_LIFETIME = 86400  # s; longer grants are treated as this (RFC 6887 15)
 MAX_ERROR_LIFETIME = 3600  # s; a forged "never again" must not last (RFC 6887 8.3, 18.3.1)
@@ -67,6 +70,7 @@ class Mapping:
         self.hold_until = None  # ms; the server said not to ask before
         self._retransmission = None  # ms; None while the renewal windows rule
         self._urgent = False
+        self._plain = False  # the server does not understand PORT_SET: one port, without it
         self.last_sent = None  # ms
 
     # What the client wants
@@ -103,6 +107,7 @@ class Mapping:
         if self._urgent and self.send_at is not None and self.send_at <= soon:
             return False
         self.hold_until = None
+        self._plain = False
         if self.state == REFUSED:
             self.state = ASKING
         self.renew(now, delay)
@@ -179,6 +184,8 @@ class Mapping:
         with the granted size, the set would lie outside [internal port, + size - 1], where a
         server that lost its state must not put it (RFC 7753 4.2).
         """
+        if self._plain:
+            return 1
         if self.known is None or (self.known.size == 1 and self.state == ASKING):
             return self.wish.size
         if self.wish.size == wire.MAX_PORTS and self.first_internal == self.known.first:
@@ -200,7 +207,7 @@ class Mapping:
             # nobody believes.
             return []
         if response.lifetime == 0:
-            return self._on_unusable(now, "the server ended the mapping", random_bytes)
+            return self._on_end(now, random_bytes)
         try:
             grant = self._read_grant(now, response)
         except ValueError as error:
@@ -213,6 +220,14 @@ class Mapping:
         if response.result == wire.SUCCESS and response.lifetime:
             return []  # a late answer to a renewal, or traffic keeps it alive; ask again
         return [self._end(response.result == wire.SUCCESS)]
+
+    def _on_end(self, now, random_bytes):
+        """SUCCESS with lifetime 0: the server ended the mapping, or a late answer to a release."""
+        if self.state != HELD:
+            return []
+        events = [self._lose(now, "the server ended it")]
+        self._hold(now, UNUSABLE_RETRY, random_bytes)
+        return events
 
     def _read_grant(self, now, response):
         """The Grant in a SUCCESS. Raises ValueError when no softwire can live on it."""
@@ -294,10 +309,27 @@ class Mapping:
             events = [self._lose(now, "the server revoked it")]
         else:
             events = []
+        if self._can_do_without_set(response.result):
+            # Another request, so the refusal's waiting time does not bind it (RFC 6887 8.3).
+            self._plain = True
+            self.unanswered = 0
+            self.send_at = self._spaced(now)
+            return [Event(PLAIN, self, None)]
         cap = VERSION_RETRY if response.result == wire.UNSUPP_VERSION else MAX_ERROR_LIFETIME
         self._hold(now, min(response.lifetime, cap) * 1000, random_bytes)
-        events.append(Event(EVENT_REFUSED, self, response))
+        refusal = Refusal(response.result, response.lifetime, response.version)
+        events.append(Event(EVENT_REFUSED, self, refusal))
         return events
+
+    def _can_do_without_set(self, result):
+        """Servers exist that choke on PORT_SET instead of ignoring it. For all protocols at once
+        there is no request without it: that would ask for the whole address."""
+        return (
+            result in (wire.MALFORMED_OPTION, wire.UNSUPP_OPTION)
+            and self.wish.protocol != wire.PROTO_ALL
+            and self.grant is None
+            and self._size() > 1
+        )
 
     def _on_unusable(self, now, reason, random_bytes):
         if not self.unanswered:

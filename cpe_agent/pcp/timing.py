@@ -60,9 +60,7 @@ class Epoch:
             return False
         client_delta = client - self.client
         server_delta = server - self.server
-        # Truncation, not floor: the delta may be -1 here, and -1 // 16 would be -1.
-        server_slack = server_delta // 16 if server_delta > 0 else 0
         return (
-            client_delta + 2 >= server_delta - server_slack
+            client_delta + 2 >= server_delta - server_delta // 16
             and server_delta + 2 >= client_delta - client_delta // 16
         )

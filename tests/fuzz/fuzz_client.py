@@ -26,6 +26,7 @@ EVENT_KINDS = {
     m.RENEWED,
     m.CHANGED,
     m.LOST,
+    m.PLAIN,
     m.EVENT_REFUSED,
     m.UNUSABLE,
     m.SILENT,
@@ -268,7 +269,8 @@ class Fuzz:
         if new[1] is None and old[1] is not None:
             self.count("taken away")
             released = old[0] == m.RELEASING and new[0] == m.IDLE
-            revoked = octets[3] == wire.NOT_AUTHORIZED and old[4] == 0
+            ended = octets[3] == 0 and octets[4:8] == bytes(4)
+            revoked = ended or (octets[3] == wire.NOT_AUTHORIZED and old[4] == 0)
             assert released or revoked
 
     def check_grant(self, octets, one, old, grant):

@@ -4,7 +4,7 @@ from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 from cpe_agent.portset import PortSet
 from tests.unit.core import vectors
-from tests.unit.core.bench import Bench, Dice
+from tests.unit.core.bench import Bench, Dice, success
 
 SET = PortSet("192.0.2.3", 37056, 32)
 MAX = m.wish(0, 1, 65535, 3600)
@@ -369,7 +369,6 @@ def test_a_grant_that_cannot_be_used_leaves_the_old_one():
         {"options": wire.option(130, b"\0\x20\xc3\x50")},
         {"options": wire.option(130, b"\0\x20\xc3\x50\0\0")},
         {"options": wire.option(130, b"\0\0\xc3\x50\0")},
-        {"lifetime": 0},
     )
     for change in bad:
         bench = Bench(m.wish(17, 50000, 32, 3600)).granted()
@@ -383,6 +382,48 @@ def test_a_grant_that_cannot_be_used_leaves_the_old_one():
         assert len(bench.sent) == count, change
         bench.run(5)
         assert len(bench.sent) == count + 1, change
+
+
+def test_a_success_without_life_ends_a_held_set_at_once_and_says_nothing_to_who_asks():
+    bench = Bench().granted()
+    bench.receive(success(bench, 32, 37056, "192.0.2.3", 0))
+    assert bench.held() is None and bench.kinds()[-2:] == [m.GRANTED, m.LOST]
+    bench = Bench()
+    bench.start()
+    bench.receive(success(bench, 32, 37056, "192.0.2.3", 0))
+    assert bench.held() is None and bench.kinds() == []
+
+
+def test_a_server_that_chokes_on_port_set_is_asked_for_one_port_without_it():
+    for result in (wire.MALFORMED_OPTION, wire.UNSUPP_OPTION):
+        bench = Bench(m.wish(17, 50000, 32, 3600))
+        bench.start()
+        assert bench.sent_size() == 32
+        bench.refuse(result, 1800)
+        bench.run(5)
+        assert bench.sent_size() is None, "the refused request is not repeated"
+        bench.answer(size=None, first=4000)
+        assert bench.held().size == 1
+        bench.run_to_send()
+        assert bench.sent_size() is None
+
+
+def test_all_protocols_are_never_asked_for_without_port_set():
+    bench = Bench(MAX)
+    bench.start()
+    bench.refuse(wire.MALFORMED_OPTION, 1800)
+    bench.run(1700)
+    assert len(bench.sent) == 1
+
+
+def test_a_server_that_announces_itself_is_asked_within_five_seconds():
+    bench = Bench()
+    bench.start()
+    bench.run(900)  # silence has made the client slow
+    count = len(bench.sent)
+    bench.receive(wire.response(wire.OP_ANNOUNCE, 0, 0, 7))
+    bench.run(5.1)
+    assert len(bench.sent) == count + 1
 
 
 def test_a_grant_that_cannot_be_used_is_no_grant():
