@@ -227,7 +227,11 @@ def _release_without_agent(options):
         return USAGE_ERROR
     store.make_directory(paths.run_dir)
     sys.stdout.write("no agent is running; doing it without one ...\n")
-    confirmed = agent.Agent(settings, paths).release_alone(_RELEASE_PATIENCE * 1000)
+    alone = agent.Agent(settings, paths)
+    confirmed = alone.release_alone(_RELEASE_PATIENCE * 1000)
+    if "backend" in alone.errors:
+        _complain("the line could not be taken down, so the set was not given back; try again")
+        return FAILED
     if confirmed is None:
         _complain("the set could not be given back; the network is cleaned up")
         return FAILED

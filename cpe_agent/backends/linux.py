@@ -111,6 +111,8 @@ class Linux:
             self._converge(before)
             self.plan = before
         except BackendError as second:
+            if str(second) == str(error):
+                raise error from None
             raise BackendError(
                 "%s; going back failed too: %s; the next try starts from what is there"
                 % (error, second)
@@ -271,6 +273,13 @@ def _address_commands(plan, seen):
 
 
 def _tunnel(link):
+    """What there is under our name. A device of another kind is somebody else's."""
+    kind = link.get("linkinfo", {}).get("info_kind", "plain")
+    if kind != "ip6tnl":
+        raise BackendError(
+            "%s is there already, and is a %s device, no softwire; set option device to another"
+            " name" % (link["ifname"], kind)
+        )
     data = link.get("linkinfo", {}).get("info_data", {})
     up = "UP" in link.get("flags", [])
     return data.get("local"), data.get("remote"), link.get("mtu"), up, link.get("link")

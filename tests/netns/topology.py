@@ -33,6 +33,7 @@ _LINKS = (
     ("cpe", "lw4o6", "aftr", "t1"),
     ("nei", "lw4o6", "aftr", "t2"),
     ("aftr", "w0", "inet", "eth0"),
+    ("cpe", "wan", "aftr", "wan"),  # the IPv6 access, for PCP alone
 )
 
 _AFTR = """\
@@ -125,6 +126,8 @@ class Home:
             getattr(self, other).sysctl("net.ipv4.conf.%s.rp_filter=0" % other_device)
         self.lan.ip("addr add %s/24 dev eth0" % LAN_HOST, "route add default via " + ROUTER)
         self.cpe.ip("addr add %s/24 dev br-lan" % ROUTER)
+        self.cpe.namespace.put_address("wan", "2001:db8:1::2/64")
+        self.aftr.namespace.put_address("wan", "2001:db8:1::1/64")
         self.inet.ip(*["addr add %s/32 dev eth0" % address for address in INTERNET])
         self.inet.ip("route add default dev eth0 src " + INTERNET[0])
         self.aftr.nft(_AFTR % {"shared": SHARED})

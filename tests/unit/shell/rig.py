@@ -42,6 +42,7 @@ class Link:
             self._network.link(self.isp, "eth0", self.cpe, "wan")
             self.isp.put_address("eth0", SERVER + "/64")
             self.cpe.put_address("wan", CLIENT + "/64")
+            self.cpe.run(["mount", "-t", "sysfs", "none", "/sys"])  # as seen from in there
         except BaseException:
             self.__exit__()
             raise
@@ -118,6 +119,8 @@ def refuse(result, lifetime=1800):
 class Agent:
     """python -m cpe_agent in the router's namespace, with files of its own."""
 
+    program = ("-m", "cpe_agent")
+
     def __init__(self, namespace, runtime, directory, **options):
         self._namespace = namespace
         self._runtime = runtime
@@ -125,6 +128,7 @@ class Agent:
         self.config = directory / "config"
         self.state = directory / "flash" / "state"
         self.socket = directory / "run" / "control"
+        self.tools = directory / "tools"  # what is in here comes first in PATH
         self._log = directory / "log"
         self.process = None
         self.configure(**options)
@@ -139,7 +143,8 @@ class Agent:
     def words(self, *command):
         """The command line."""
         paths = "PYTHONPATH=%s" % micropython.ROOT, "MICROPYPATH=%s:.frozen" % micropython.ROOT
-        words = ["env", *paths, self._runtime, "-m", "cpe_agent", "--config", str(self.config)]
+        path = "PATH=%s:%s" % (self.tools, os.environ["PATH"])
+        words = ["env", path, *paths, self._runtime, *self.program, "--config", str(self.config)]
         words += ["--state-dir", str(self.directory / "flash")]
         return [*words, "--run-dir", str(self.directory / "run"), *command]
 
