@@ -177,6 +177,7 @@ class Agent:
         self.mapping = self._make_mapping()
         self.client.add(self.mapping)
         self.path = path
+        self._save_state()  # a nonce that is not on flash could lock us out after a power cut
         held = lease.load(self.paths.lease, self._lease_key(), now)
         self.mapping.start(now, held)
         if held:
@@ -204,8 +205,7 @@ class Agent:
         self._sockets = []
 
     def _make_mapping(self):
-        """The mapping to ask for: the one we had, if a state file tells; its nonce is on flash
-        before the first request bears it."""
+        """The mapping to ask for: the one we had, if a state file tells."""
         options = self.config.softwire
         wish = m.wish(
             options.protocol,
@@ -252,17 +252,15 @@ class Agent:
     # What comes out
 
     def _carry(self, now):
-        """Carry the client's events to the rest of us, and its datagrams to the server."""
-        for event in self.client.events():
-            self._on_event(now, event)
+        """Carry the client's datagrams to the server, and its events to the rest of us."""
         for datagram in self.client.datagrams():
             self._send(datagram)
+        for event in self.client.events():
+            self._on_event(now, event)
 
     def _send(self, datagram):
         if not self._sockets:
             return  # the source address is not ours yet; a new client starts when it is
-        if self.mapping.state == m.ASKING:
-            self._save_state()  # a nonce that is not on flash could lock us out after a power cut
         try:
             self._sockets[0].send(datagram)
         except OSError as error:

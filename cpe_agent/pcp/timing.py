@@ -2,7 +2,9 @@
 
 IRT = 3000  # initial retransmission time, RFC 6887 8.1.1
 MRT = 1024000  # longest retransmission time
-RENEWAL_SPACING = 4000  # renewals are never closer (RFC 6887 11.2.1)
+# Renewals are never closer than 4 s (RFC 6887 11.2.1); a little more, since a datagram leaves some
+# milliseconds after it was decided on, and not always the same number of them.
+RENEWAL_SPACING = 4050
 
 
 def uniform(random_bytes, low, high):
@@ -23,7 +25,7 @@ def renewal(granted, lifetime, after, random_bytes):
     """When to renew next, in ms, or None when no further renewal fits before the end.
 
     granted: when the grant came, ms. lifetime: seconds. after: the last send, ms; the answer is at
-    least four seconds later. The windows are [1/2, 5/8], [3/4, 13/16], [7/8, 29/32] ... of the
+    least the spacing later. The windows are [1/2, 5/8], [3/4, 13/16], [7/8, 29/32] ... of the
     lifetime (RFC 6887 11.2.1); the first that begins after the last send is used.
     """
     total = lifetime * 1000
