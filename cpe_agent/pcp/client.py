@@ -15,6 +15,7 @@ MAX_RECOVERY_SPACING = 640000
 FOREIGN = "from another address or port"
 MALFORMED = "not a PCP response"
 UNMATCHED = "no such mapping or nonce"
+REPEATED = "a copy of an earlier answer"
 
 
 class Client:
@@ -26,7 +27,7 @@ class Client:
         self.source = source
         self.mappings = []
         self.epoch = timing.Epoch()
-        self.dropped = {FOREIGN: 0, MALFORMED: 0, UNMATCHED: 0}
+        self.dropped = {FOREIGN: 0, MALFORMED: 0, UNMATCHED: 0, REPEATED: 0}
         self._random_bytes = random_bytes
         self._round_at = None  # ms; when the last round of recovery was due
         self._spacing = RECOVERY_SPACING
@@ -103,6 +104,9 @@ class Client:
         mapping = self._match(response.map)
         if mapping is None:
             self._drop(UNMATCHED)
+            return
+        if mapping.is_repeat(response):
+            self._drop(REPEATED)
             return
         current = self.epoch.check(response.epoch, now)
         if not current:

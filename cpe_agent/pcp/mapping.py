@@ -72,6 +72,8 @@ class Mapping:
         self._urgent = False
         self._plain = False  # the server does not understand PORT_SET: one port, without it
         self.last_sent = None  # ms
+        self._first_sent = None  # ms; of the requests that are unanswered, or were last
+        self._epoch = None  # s; of the answer that the grant came with
 
     # What the client wants
 
@@ -149,6 +151,8 @@ class Mapping:
         return datagram, events
 
     def _sent(self, now, random_bytes):
+        if not self.unanswered:
+            self._first_sent = now
         self.unanswered += 1
         self.last_sent = now
         self.hold_until = None
@@ -194,10 +198,21 @@ class Mapping:
 
     # Answers. The client has checked server, port, nonce, protocol and internal port.
 
+    def is_repeat(self, response):
+        """True for a copy of the answer that brought the present set: the network doubled it, or it
+        was long on the way. It is no news, and above all no answer to a later request."""
+        if response.result != wire.SUCCESS or response.lifetime == 0:
+            return False
+        if self.known is None or response.epoch != self._epoch:
+            return False
+        data = response.map
+        held = portset.octets(self.known.address), self.known.first
+        return (bytes(data.external_ip[12:]), data.external_port) == held
+
     def on_response(self, now, response, current, random_bytes):
         """Events of one response. current: its epoch follows on from what the server said last."""
-        if self.state == IDLE:
-            return []
+        if self.state == IDLE or self.last_sent is None:
+            return []  # an answer to a request that was never sent (RFC 6887 8.3)
         if self.state == RELEASING:
             return self._on_release_answer(response)
         if response.result != wire.SUCCESS:
@@ -214,6 +229,7 @@ class Mapping:
             return self._on_unusable(now, str(error), random_bytes)
         if not self.unanswered and self._loses_set(response, grant):
             return self._on_bare_update(now, grant, random_bytes)
+        self._epoch = response.epoch
         return [self._adopt(now, grant, random_bytes)]
 
     def _on_release_answer(self, response):
@@ -246,12 +262,25 @@ class Mapping:
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)
-        # The server's clock started when it heard us, not when we hear it: counted from our
-        # request, the set is never in use here when it has ended there.
-        began = self.last_sent if self.unanswered else now
+        began = self._began(now, response.epoch)
         if began + lifetime * 1000 <= now:
             raise ValueError("its %d s were over before the answer came" % lifetime)
         return Grant(port_set, first_internal, lifetime, began, began + lifetime * 1000)
+
+    def _began(self, now, epoch):
+        """When the server started to count the lifetime, in ms of our clock; rather too early.
+
+        Not when we hear it: counted from our request, the set is never in use here when it has
+        ended there. If several requests are out, the answer may be to the first; the epoch tells
+        how long after the last grant the server spoke, to the second.
+        """
+        latest = self.last_sent if self.unanswered else now
+        if self.unanswered == 1:
+            return latest
+        began = self._first_sent if self.unanswered or self.grant is None else self.grant.granted
+        if self.grant is not None and self._epoch is not None:
+            began = max(began, self.grant.granted + (epoch - self._epoch - 1) * 1000)
+        return min(began, latest)
 
     def _loses_set(self, response, grant):
         return (
@@ -332,8 +361,10 @@ class Mapping:
         )
 
     def _on_unusable(self, now, reason, random_bytes):
-        if not self.unanswered:
-            self.renew(now)
+        if self.unanswered != 1:  # one request alone has an answer that is surely its own
+            self._urgent = True
+            self.unanswered = 0
+            self.send_at = self._spaced(now)
         else:
             self._hold(now, UNUSABLE_RETRY, random_bytes)
         return [Event(UNUSABLE, self, reason)]

@@ -33,7 +33,7 @@ EVENT_KINDS = {
     m.RELEASED,
     m.RECOVERING,
 }
-COUNTERS = {c.FOREIGN, c.MALFORMED, c.UNMATCHED}
+COUNTERS = {c.FOREIGN, c.MALFORMED, c.UNMATCHED, c.REPEATED}
 STATES = (m.IDLE, m.ASKING, m.REFUSED, m.HELD, m.RELEASING)
 VECTORS = [octets for _, octets in vectors.ALL]
 
@@ -220,7 +220,7 @@ class Fuzz:
             assert all(event.kind == m.RECOVERING for event in events)
             self.count("announced a loss" if events else "announced nothing")
         else:
-            self.judge_map(octets, before, after, events, dropped)
+            self.judge_map(octets, before, after, events, counters)
 
     @staticmethod
     def with_recovery(before, after):
@@ -244,7 +244,8 @@ class Fuzz:
             assert len(octets) <= wire.HEADER_LENGTH or octets[24:36] == one.nonce
             assert new[1] == old[1], "it takes no grant away"
 
-    def judge_map(self, octets, before, after, events, dropped):
+    def judge_map(self, octets, before, after, events, counters):
+        dropped = sum(self.client.dropped.values()) - sum(counters.values())
         key = (octets[24:36], octets[36], int.from_bytes(octets[40:42], "big"))
         touched = None
         for index, one in enumerate(self.client.mappings):
@@ -253,6 +254,12 @@ class Fuzz:
         if touched is None:
             self.count("unmatched")
             assert dropped == 1 and after == before and not events
+            return
+        if self.client.dropped[c.REPEATED] > counters[c.REPEATED]:
+            self.count("repeated")
+            known = before[1][touched][2]
+            assert dropped == 1 and after == before and not events
+            assert int.from_bytes(octets[42:44], "big") == known.first and octets[3] == 0
             return
         self.count("matched")
         assert dropped == 0
@@ -277,9 +284,8 @@ class Fuzz:
         """What is held now is what the octets say, read here without wire.py."""
         lifetime = int.from_bytes(octets[4:8], "big")
         assert lifetime > 0 and grant.lifetime == min(lifetime, 86400)
-        asked = old[4] > 0  # an answer counts from its request, an update from its arrival
-        began = one.last_sent if asked else self.bench.now
-        assert grant.expires == began + grant.lifetime * 1000 > self.bench.now
+        latest = one.last_sent if old[4] else self.bench.now
+        assert self.bench.now < grant.expires <= latest + grant.lifetime * 1000
         assert octets[44:56] == bytes(10) + b"\xff\xff"
         ports = grant.port_set
         assert ports.address == ".".join(str(octet) for octet in octets[56:60])

@@ -39,7 +39,7 @@ def test_the_core_behaves_the_same_on_micropython(form, tmp_path):
     if form == "bytecode":
         assert not list(tmp_path.rglob("*.py"))
     done = subprocess.run(
-        [interpreter, "-X", "heapsize=8M", str(CORE / "run_micropython.py"), str(tmp_path)],
+        [interpreter, "-X", "heapsize=16M", str(CORE / "run_micropython.py"), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=120,
