@@ -1,5 +1,7 @@
 """One home and its operator, as the scenarios use them: begin, look, wait, talk, measure."""
 
+import json
+import shlex
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -12,6 +14,7 @@ SET_SIZE = 1024
 PATIENCE = 60  # s; a machine that is shared with others has slow moments
 NOT_AUTHORIZED = 2
 PROBE = Path(__file__).with_name("probe.py")
+CONTROL = Path(__file__).with_name("control.py")
 
 # number, t_ms: as the lwAFTR noted it. direction: "in" is towards the lwAFTR. octets: the message.
 Message = namedtuple("Message", ("number", "t_ms", "direction", "address", "octets"))
@@ -37,7 +40,8 @@ class Home:
         self._began = None
         self._next_message = 0
         lab.wait_internet()
-        lab.isp.put("/tmp/probe.py", PROBE.read_text())
+        for path in (PROBE, CONTROL):
+            lab.isp.put(f"/tmp/{path.name}", path.read_text())
         lab.isp.check(f"ip addr add {NEIGHBOUR}/128 dev aftr0 nodad")
 
     # ------------------------------------------------------------ beginning
@@ -65,7 +69,7 @@ class Home:
         if neighbour:
             assert self.probe("neighbour")["first_port"] == 1024
         if faults:
-            self.lab.lwaftr("fault", **faults)
+            self.lwaftr("fault", **faults)
         self.configure(options)
         self.lab.cpe.check("rm /tmp/no-agent")
         return self.wait_up() if wait else None
@@ -84,9 +88,11 @@ class Home:
             self._config = config
             self._next_message = 0
         else:
-            self.lab.lwaftr("fault", reset=True)
-            self.lab.lwaftr("forget", epoch_reset=False, announce=False)
-            self.lab.lwaftr("counters", reset=True)
+            self.lwaftr_all(
+                ("fault", {"reset": True}),
+                ("forget", {"epoch_reset": False, "announce": False}),
+                ("counters", {"reset": True}),
+            )
         self.messages()
 
     def configure(self, options=""):
@@ -149,9 +155,21 @@ class Home:
 
     # ------------------------------------------------------------ the lwAFTR
 
+    def lwaftr(self, command, **arguments):
+        """One control command to the lwAFTR; its answer."""
+        return self.lwaftr_all((command, arguments))[0]
+
+    def lwaftr_all(self, *commands):
+        """Several control commands, (name, arguments); their answers."""
+        lines = [json.dumps({"command": name, "args": args}) for name, args in commands]
+        text = " ".join(shlex.quote(line) for line in lines)
+        answers = self.lab.isp.run(f"python3 -SE /tmp/control.py {text}").json_lines()
+        assert all(answer["ok"] for answer in answers), answers
+        return answers
+
     def messages(self):
         """PCP messages since the last call."""
-        entries = self.lab.lwaftr("messages", since=self._next_message)["messages"]
+        entries = self.lwaftr("messages", since=self._next_message)["messages"]
         if entries:
             self._next_message = entries[-1]["number"] + 1
         return [
@@ -176,7 +194,7 @@ class Home:
 
     def bindings(self, client=ROUTER):
         """Bindings of the router, as (address, first port, size)."""
-        found = self.lab.lwaftr("bindings")["bindings"]
+        found = self.lwaftr("bindings")["bindings"]
         return [
             (one["address"], one["first_port"], one["size"])
             for one in found
@@ -189,7 +207,7 @@ class Home:
             assert time.monotonic() < end, f"{self.bindings()} is not {wanted}: {self.log()}"
 
     def totals(self):
-        return self.lab.lwaftr("counters")["totals"]
+        return self.lwaftr("counters")["totals"]
 
     # ------------------------------------------------------------ the LAN
 

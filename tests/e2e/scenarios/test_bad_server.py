@@ -28,21 +28,21 @@ def test_refusals_are_named_and_end(home):
     found = home.wait_error("NO_RESOURCES", "no ports left", "asking again in")
     assert found["state"] != "up"
     assert not home.has_softwire()
-    home.lab.lwaftr("fault", refuse=MALFORMED_OPTION)
+    home.lwaftr("fault", refuse=MALFORMED_OPTION)
     home.wait_error("MALFORMED_OPTION", "try option ports '1'")
-    home.lab.lwaftr("fault", refuse=0)
+    home.lwaftr("fault", refuse=0)
     home.talk(home.wait_up())
 
 
 def test_a_refused_renewal_leaves_the_line_alone(home):
-    before = home.begin()
+    before = home.begin(fresh=False)
     connection = home.connection()
-    home.lab.lwaftr("fault", refuse=USER_EX_QUOTA, refuse_lifetime=1)
+    home.lwaftr("fault", refuse=USER_EX_QUOTA, refuse_lifetime=1)
     home.renew()
     refused = home.wait_error("USER_EX_QUOTA", "all the ports that it may have")
     assert refused["state"] == "up"
     assert held(refused) == held(before)
-    home.lab.lwaftr("fault", refuse=0)
+    home.lwaftr("fault", refuse=0)
     after = home.wait_up()
     assert held(after) == held(before)
     assert after["counts"]["reconfigurations"] == before["counts"]["reconfigurations"]
@@ -53,13 +53,13 @@ def test_a_refused_renewal_leaves_the_line_alone(home):
 def test_a_silent_renewal_leaves_the_line_alone(home):
     before = home.begin(fresh=False)
     connection = home.connection()
-    home.lab.lwaftr("fault", silence=True)
+    home.lwaftr("fault", silence=True)
     home.renew()
     silent = home.wait_error("is silent after 3 requests", "UDP port 5351")
     assert silent["state"] == "up"
     assert held(silent) == held(before)
     home.talk(before)
-    home.lab.lwaftr("fault", silence=False)
+    home.lwaftr("fault", silence=False)
     after = home.wait_up()
     assert held(after) == held(before)
     assert after["counts"]["reconfigurations"] == before["counts"]["reconfigurations"]
@@ -71,14 +71,14 @@ def test_a_silent_server_is_named_and_asked_until_it_speaks(home):
     home.begin(wait=False, faults={"silence": True})
     home.wait_error("is silent after", "check that it is the right address")
     assert "is silent after" in home.lab.cpe.run("cpe-agent status").stdout
-    home.lab.lwaftr("fault", silence=False)
+    home.lwaftr("fault", silence=False)
     home.talk(home.wait_up())
 
 
 def test_a_bad_path_only_takes_longer(home):
     home.talk(home.begin(faults=BAD_PATH))
     before = home.status()
-    home.lab.lwaftr("fault", **BAD_PATH)
+    home.lwaftr("fault", **BAD_PATH)
     home.renew()
     after = home.wait_renewed(before)
     assert held(after) == held(before)
@@ -96,5 +96,5 @@ def test_garbled_answers_are_named_and_survived(home):
     garbled = home.wait_error("sends what is no answer to us")
     assert garbled["state"] != "up"
     assert not home.has_softwire()
-    home.lab.lwaftr("fault", garble=0)
+    home.lwaftr("fault", garble=0)
     home.talk(home.wait_up())

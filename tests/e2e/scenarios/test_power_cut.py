@@ -46,7 +46,7 @@ def right_after_the_grant(home, rng):
 
 def during_a_renewal(home, rng):
     home.begin()
-    home.lab.lwaftr("fault", **DELAYED)
+    home.lwaftr("fault", **DELAYED)
     home.lab.cpe.run("sleep 4; cpe-agent renew")
     sent = home.wait_request()
     time.sleep(rng.uniform(0, ANSWER_DELAY / 1000 - 1))
@@ -67,7 +67,7 @@ def test_a_power_cut_costs_neither_line_nor_nonce(home, moment):
     sent = moment(home, rng)
     given = home.bindings() if requests(sent) else []
     home.lab.cpe.reset()
-    home.lab.lwaftr("fault", reset=True)
+    home.lwaftr("fault", reset=True)
     after = home.wait_up()
     home.talk(after)
     if given:
@@ -97,7 +97,7 @@ def written(make_lab, tmp_path):
     home = Home(make_lab(flash_log=log, capture=False))
     sets = [held(home.begin())]
     for port in FIRST_PORTS:
-        home.lab.lwaftr("update", client=ROUTER, address=POOL, first_port=port)
+        home.lwaftr("update", client=ROUTER, address=POOL, first_port=port)
         found = home.wait_status(lambda found, port=port: found.get("first_port") == port)
         sets.append(held(found))
     home.lab.cpe.run("sync")

@@ -114,7 +114,7 @@ def without_counts(listing):
 
 def moved(home, old):
     """Let the lwAFTR move the router's set; the status with the new one."""
-    home.lab.lwaftr("update", client=ROUTER, address=POOL, first_port=40960)
+    home.lwaftr("update", client=ROUTER, address=POOL, first_port=40960)
     found = home.wait_status(lambda found: found.get("first_port") == 40960)
     assert old[1] != 40960
     return found
@@ -159,7 +159,7 @@ def test_release_removes_every_trace(home):
     home.begin(wait=False, faults={"silence": True})
     empty = home.network()
     assert not home.has_softwire()
-    home.lab.lwaftr("fault", silence=False)
+    home.lwaftr("fault", silence=False)
     before = home.wait_up()
     home.talk(before)
     assert home.network() != empty
