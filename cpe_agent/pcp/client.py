@@ -140,8 +140,8 @@ class Client:
 
         but: a mapping that needs it not. answered: False for those alone that await an answer.
         """
-        spacing = self._next_spacing(now)
-        at = now + wait if self._round_at is None else max(now + wait, self._round_at + spacing)
+        planned = self._round_at is not None and now < self._round_at
+        at, spacing = (self._round_at, self._spacing) if planned else self._next_round(now, wait)
         for mapping in self.mappings:
             if mapping is but or mapping.state in (m.IDLE, m.RELEASING):
                 continue
@@ -149,12 +149,17 @@ class Client:
                 continue
             if mapping.recover(now, at - now):
                 self._round_at, self._spacing = at, spacing
-                self._events.append(m.Event(m.RECOVERING, mapping, why))
+                if not planned:  # a storm is told once a round
+                    self._events.append(m.Event(m.RECOVERING, mapping, why))
 
-    def _next_spacing(self, now):
-        """ms between the last round and one that starts now; grows while rounds do not help."""
+    def _next_round(self, now, wait):
+        """(when the next round may begin, spacing after it), in ms. The spacing grows while rounds
+        do not help."""
+        if self._round_at is None:
+            return now + wait, RECOVERY_SPACING
         # Three: an event that comes again and again is let through after two spacings, or as much
         # later as a retransmission was pending then.
-        if self._round_at is None or now > self._round_at + 3 * self._spacing:
-            return RECOVERY_SPACING
-        return min(2 * self._spacing, MAX_RECOVERY_SPACING)
+        if now > self._round_at + 3 * self._spacing:
+            return now + wait, RECOVERY_SPACING
+        at = max(now + wait, self._round_at + self._spacing)
+        return at, min(2 * self._spacing, MAX_RECOVERY_SPACING)
