@@ -26,13 +26,14 @@ _kept = {}  # sockets and sniffers that live for the namespace
 # Peers
 
 
-def serve(port):
-    """TCP and UDP servers that tell each client how they see it."""
+def serve(port, *addresses):
+    """TCP and UDP servers that tell each client how they see it, from where it has asked."""
     listener = socket.create_server(("0.0.0.0", port), backlog=128)
     threading.Thread(target=_serve_tcp, args=(listener,), daemon=True).start()
-    echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    echo.bind(("0.0.0.0", port))
-    threading.Thread(target=_serve_udp, args=(echo,), daemon=True).start()
+    for address in addresses or ("0.0.0.0",):
+        echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        echo.bind((address, port))
+        threading.Thread(target=_serve_udp, args=(echo,), daemon=True).start()
 
 
 def _serve_tcp(listener):

@@ -144,8 +144,9 @@ class Home:
         self.nei.ip("addr add %s/32 dev lw4o6" % INNER, "route add default dev lw4o6")
         self.nei.nft(nat_text(NEIGHBOUR))
         self.nei.nft(forward_text(2500, "%s:80" % INNER))
-        for hand in (self.lan, self.nei, self.inet):
-            hand.call("serve", 80)
+        self.lan.call("serve", 80)
+        self.nei.call("serve", 80)
+        self.inet.call("serve", 80, *INTERNET)
         self.inet.call("sniff", "eth0")
         self.lan.call("sniff", "eth0")
 

@@ -97,16 +97,18 @@ class Peer:
 
 
 def grant(address=SET[0], first=SET[1], size=SET[2], lifetime=3600, epoch=1000):
-    """A script that says yes to everything; a deletion is confirmed."""
+    """A script that says yes to everything; a deletion is confirmed. epoch: s, of its start."""
+    started = time.monotonic()
 
     def answer(request):
+        now = epoch + int(time.monotonic() - started)
         if request.opcode != wire.OP_MAP:
-            return wire.response(request.opcode, 0, 0, epoch)
+            return wire.response(request.opcode, 0, 0, now)
         octets = wire.V4_PREFIX + bytes(int(part) for part in address.split("."))
         data = request.map._replace(external_port=first, external_ip=octets)
         options = wire.option(wire.OPT_PORT_SET, bytes([size >> 8, size & 255, 0, 1, 0]))
         given = lifetime if request.lifetime else 0
-        return wire.map_response(wire.SUCCESS, given, epoch, data, options)
+        return wire.map_response(wire.SUCCESS, given, now, data, options)
 
     return answer
 
