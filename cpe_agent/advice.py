@@ -95,7 +95,7 @@ def unusable(server, reason, seconds):
 
 def backend_failed(error, seconds):
     """A command of the network set-up failed."""
-    return "%s; what was in place before was restored; trying again in %d s" % (error, seconds)
+    return "%s; trying again in %d s" % (error, seconds)
 
 
 def bad_config(path, error):

@@ -125,12 +125,13 @@ class Agent:
     def _on_change(self, sock):
         devices = netlink.changed_devices(sock)
         now = self.clock.now()
-        self._look_at = now + _SETTLE
+        if self._look_at is None or self._look_at > now + _SETTLE:
+            self._look_at = now + _SETTLE
         if self.backend.plan is not None and (self.backend.index in devices or None in devices):
             self._check_network(now)
 
     def _on_table_change(self, sock):
-        if netlink.table_deleted(sock) and self.backend.plan is not None:
+        if netlink.rules_deleted(sock) and self.backend.plan is not None:
             self._check_network(self.clock.now())
 
     def _check_network(self, now):

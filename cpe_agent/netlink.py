@@ -36,7 +36,7 @@ _IFLA_MTU = 4
 _LINK_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; IPv4 and IPv6 addresses and routes
 
 _NFTABLES_GROUP = 1 << (7 - 1)  # NFNLGRP_NFTABLES
-_NFT_MSG_DELTABLE = 0xA02  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE
+_NFT_DELETIONS = (0xA02, 0xA08)  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE, _DELRULE
 
 _AF_INET = 2
 _AF_INET6 = 10
@@ -161,14 +161,14 @@ def tables_socket():
     return sock
 
 
-def table_deleted(sock):
-    """True if one of the waiting messages says that a table was deleted, or if some were missed."""
+def rules_deleted(sock):
+    """True if a waiting message says that a table or a rule was deleted, or if some were missed."""
     deleted = False
     for data in _waiting(sock):
         offset = 0
         while data and offset + 16 <= len(data):
             length, kind = struct.unpack_from(net.NATIVE + "IH", data, offset)
-            deleted = deleted or kind == _NFT_MSG_DELTABLE
+            deleted = deleted or kind in _NFT_DELETIONS
             offset += max(16, (length + 3) & ~3)
         deleted = deleted or not data
     return deleted

@@ -107,17 +107,13 @@ class Linux:
 
     def _go_back(self, before, error):
         """Restore what was there before a failed change, then raise the error."""
+        self.plan = before  # what to go back to next time, too
         try:
             self._converge(before)
-            self.plan = before
         except BackendError as second:
-            if str(second) == str(error):
-                raise error from None
-            raise BackendError(
-                "%s; going back failed too: %s; the next try starts from what is there"
-                % (error, second)
-            ) from None
-        raise error
+            why = "for the same reason" if str(second) == str(error) else str(second)
+            raise BackendError("%s; going back failed too: %s" % (error, why)) from None
+        raise BackendError("%s; what was there before is there again" % error)
 
     # What is there
 

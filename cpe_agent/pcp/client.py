@@ -95,7 +95,7 @@ class Client:
     def _on_announcement(self, now, response):
         """RFC 6887 14.1.3. A server whose silence has made us slow says by this that it is back."""
         wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
-        if not self.epoch.check(response.epoch, now):
+        if self.epoch.check(response.epoch, now) != timing.FOLLOWS:
             self._recover(now, wait, "the server announced that it lost its state")
         elif [mapping for mapping in self.mappings if mapping.unanswered]:
             self._recover(now, wait, "the server announced itself", answered=False)
@@ -105,15 +105,15 @@ class Client:
         if mapping is None:
             self._drop(UNMATCHED)
             return
-        if mapping.is_repeat(response):
+        if mapping.is_repeat(now, response):
             self._drop(REPEATED)
             return
-        current = self.epoch.check(response.epoch, now)
-        if not current:
-            # An answer that was asked for is fresh news about its mapping; the rest may be gone.
-            asked = mapping if mapping.unanswered else None
+        verdict = self.epoch.check(response.epoch, now)
+        if verdict != timing.FOLLOWS:
+            # An answer that is believed is fresh news about its mapping; the rest may be gone.
+            asked = mapping if mapping.believes(verdict) else None
             self._recover(now, 0, "the server's epoch jumped: it lost its state", but=asked)
-        self._events += mapping.on_response(now, response, current, self._random_bytes)
+        self._events += mapping.on_response(now, response, verdict, self._random_bytes)
 
     def _match(self, data):
         """By protocol, internal port and nonce, and by nothing else (RFC 6887 11.4)."""
@@ -133,7 +133,9 @@ class Client:
             if known or (nonce and nonce != mapping.nonce):
                 self._drop(UNMATCHED)
             else:
-                self._events += mapping.on_response(now, response, True, self._random_bytes)
+                self._events += mapping.on_response(
+                    now, response, timing.FOLLOWS, self._random_bytes
+                )
 
     def _recover(self, now, wait, why, but=None, answered=True):
         """Ask for every mapping again: at once, or when the last round is long enough ago.

@@ -40,6 +40,7 @@ VERSION_RETRY = 1800  # s; RFC 6887 9
 UNUSABLE_RETRY = 30000  # ms; as long as a short-lifetime error (RFC 6887 7.4)
 RELEASE_TRIES = 4  # transmissions; the mapping ends by itself if nobody hears them
 RECOVERY_WAIT = 5000  # ms; random wait up to this after an announcement (RFC 6887 14.1.3)
+LONGEST_WAY = 30000  # ms that a datagram, or an answer to it, may be on the way
 SILENT_AFTER = 3  # unanswered requests before a person is told
 
 # protocol: 0 for all, else IANA number. internal_port: match key with protocol and nonce.
@@ -72,8 +73,9 @@ class Mapping:
         self._urgent = False
         self._plain = False  # the server does not understand PORT_SET: one port, without it
         self.last_sent = None  # ms
-        self._first_sent = None  # ms; of the requests that are unanswered, or were last
-        self._epoch = None  # s; of the answer that the grant came with
+        self._sent_at = []  # ms; of requests that may still be on the way
+        self._answer = None  # the Response that brought the grant
+        self._answer_at = None  # ms
 
     # What the client wants
 
@@ -151,10 +153,9 @@ class Mapping:
         return datagram, events
 
     def _sent(self, now, random_bytes):
-        if not self.unanswered:
-            self._first_sent = now
         self.unanswered += 1
         self.last_sent = now
+        self._sent_at = [at for at in self._sent_at if at >= now - LONGEST_WAY] + [now]
         self.hold_until = None
         if self.state == HELD and not self._urgent:
             self.send_at = timing.renewal(
@@ -198,38 +199,42 @@ class Mapping:
 
     # Answers. The client has checked server, port, nonce, protocol and internal port.
 
-    def is_repeat(self, response):
+    def is_repeat(self, now, response):
         """True for a copy of the answer that brought the present set: the network doubled it, or it
         was long on the way. It is no news, and above all no answer to a later request."""
-        if response.result != wire.SUCCESS or response.lifetime == 0:
+        if self._answer is None or now > self._answer_at + LONGEST_WAY:
             return False
-        if self.known is None or response.epoch != self._epoch:
-            return False
-        data = response.map
-        held = portset.octets(self.known.address), self.known.first
-        return (bytes(data.external_ip[12:]), data.external_port) == held
+        return response[2:] == self._answer[2:]
 
-    def on_response(self, now, response, current, random_bytes):
-        """Events of one response. current: its epoch follows on from what the server said last."""
+    def believes(self, verdict):
+        """False where an old datagram may have come late: then the client asks again.
+
+        An answer from a server that lost its state is news, if it was asked for. If it is but
+        some seconds behind, it may be an old one, and would stretch the lease.
+        """
+        if verdict == timing.FOLLOWS:
+            return True
+        return bool(self.unanswered) and (verdict == timing.LOST or self.grant is None)
+
+    def on_response(self, now, response, verdict, random_bytes):
+        """Events of one response. verdict: of timing.Epoch, on the epoch that it bears."""
         if self.state == IDLE or self.last_sent is None:
             return []  # an answer to a request that was never sent (RFC 6887 8.3)
         if self.state == RELEASING:
             return self._on_release_answer(response)
         if response.result != wire.SUCCESS:
             return self._on_error(now, response, random_bytes)
-        if not self.unanswered and not current:
-            # Either a restarted server speaks, or an old datagram came late: the client asks, and
-            # nobody believes.
+        if not self.believes(verdict):
             return []
         if response.lifetime == 0:
-            return self._on_end(now, random_bytes)
+            return self._on_end(now, response, random_bytes)
         try:
             grant = self._read_grant(now, response)
         except ValueError as error:
             return self._on_unusable(now, str(error), random_bytes)
         if not self.unanswered and self._loses_set(response, grant):
             return self._on_bare_update(now, grant, random_bytes)
-        self._epoch = response.epoch
+        self._answer, self._answer_at = response, now
         return [self._adopt(now, grant, random_bytes)]
 
     def _on_release_answer(self, response):
@@ -237,10 +242,12 @@ class Mapping:
             return []  # a late answer to a renewal, or traffic keeps it alive; ask again
         return [self._end(response.result == wire.SUCCESS)]
 
-    def _on_end(self, now, random_bytes):
-        """SUCCESS with lifetime 0: the server ended the mapping, or a late answer to a release."""
-        if self.state != HELD:
+    def _on_end(self, now, response, random_bytes):
+        """SUCCESS with lifetime 0: the server ended the mapping, or answers a release late."""
+        if self.state != HELD and response.map.external_port == 0:
             return []
+        if self.state != HELD:
+            return self._on_unusable(now, "its lifetime is 0 s", random_bytes)
         events = [self._lose(now, "the server ended it")]
         self._hold(now, UNUSABLE_RETRY, random_bytes)
         return events
@@ -262,25 +269,23 @@ class Mapping:
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)
-        began = self._began(now, response.epoch)
+        began = self._began(now)
         if began + lifetime * 1000 <= now:
             raise ValueError("its %d s were over before the answer came" % lifetime)
         return Grant(port_set, first_internal, lifetime, began, began + lifetime * 1000)
 
-    def _began(self, now, epoch):
+    def _began(self, now):
         """When the server started to count the lifetime, in ms of our clock; rather too early.
 
         Not when we hear it: counted from our request, the set is never in use here when it has
-        ended there. If several requests are out, the answer may be to the first; the epoch tells
-        how long after the last grant the server spoke, to the second.
+        ended there. Of several requests that the answer may be to, it is the first that counts.
         """
-        latest = self.last_sent if self.unanswered else now
-        if self.unanswered == 1:
-            return latest
-        began = self._first_sent if self.unanswered or self.grant is None else self.grant.granted
-        if self.grant is not None and self._epoch is not None:
-            began = max(began, self.grant.granted + (epoch - self._epoch - 1) * 1000)
-        return min(began, latest)
+        if not self.unanswered:
+            return now - LONGEST_WAY
+        for at in self._sent_at:
+            if at >= now - LONGEST_WAY:
+                return at
+        return self.last_sent
 
     def _loses_set(self, response, grant):
         return (

@@ -40,6 +40,13 @@ def renewal(granted, lifetime, after, random_bytes):
     return None
 
 
+# Verdicts on an epoch. LATE: behind by so little that an old datagram may have come late.
+FOLLOWS = "follows"
+LATE = "late"
+LOST = "lost"
+_LATE = 30  # s
+
+
 class Epoch:
     """What one server's epoch was when it was last heard (RFC 6887 8.5)."""
 
@@ -48,14 +55,20 @@ class Epoch:
         self.client = None  # our clock at that time, ms
 
     def check(self, server, now):
-        """Take note of an epoch in seconds, heard at now in ms. False: the server lost its state.
+        """Take note of an epoch in seconds, heard at now in ms; the verdict on it.
 
         Signed arithmetic, so that the second of grace backwards does not wrap to 2^32 - 1.
         """
-        consistent = self.server is None or self._follows(server, now // 1000)
+        verdict = self._judge(server, now // 1000)
         self.server = server
         self.client = now // 1000
-        return consistent
+        return verdict
+
+    def _judge(self, server, client):
+        if self.server is None or self._follows(server, client):
+            return FOLLOWS
+        behind = self.server + client - self.client - server
+        return LATE if 0 <= behind <= _LATE else LOST
 
     def _follows(self, server, client):
         if server < self.server - 1:

@@ -143,8 +143,8 @@ def test_a_late_timer_does_not_bring_missed_windows_back():
 def epochs(before, after, elapsed, offset=0):
     """Whether a server's epoch may go from before to after while our clock ran elapsed seconds."""
     epoch = timing.Epoch()
-    assert epoch.check(before, offset) is True
-    return epoch.check(after, offset + elapsed * 1000)
+    assert epoch.check(before, offset) == timing.FOLLOWS
+    return epoch.check(after, offset + elapsed * 1000) == timing.FOLLOWS
 
 
 def test_every_row_of_the_epoch_table_holds_and_one_step_outside_does_not():
@@ -165,7 +165,7 @@ def test_everything_between_the_bounds_is_consistent():
 
 def test_the_first_epoch_of_a_server_is_taken_as_it_is():
     for first in (0, 1, 4000000000, 0xFFFFFFFF):
-        assert timing.Epoch().check(first, 12345) is True
+        assert timing.Epoch().check(first, 12345) == timing.FOLLOWS
 
 
 def test_a_second_backwards_does_not_wrap_around():
@@ -184,7 +184,14 @@ def test_a_restarted_server_is_noticed():
 
 def test_an_inconsistent_epoch_is_remembered_so_that_the_next_one_is_not_news():
     epoch = timing.Epoch()
-    assert epoch.check(1000, 0) is True
-    assert epoch.check(5, 10000) is False
-    assert epoch.check(7, 12000) is True
-    assert epoch.check(67, 72000) is True
+    assert epoch.check(1000, 0) == timing.FOLLOWS
+    assert epoch.check(5, 10000) == timing.LOST
+    assert epoch.check(7, 12000) == timing.FOLLOWS
+    assert epoch.check(67, 72000) == timing.FOLLOWS
+
+
+def test_an_epoch_some_seconds_behind_may_be_an_old_datagram():
+    for behind, verdict in ((10, timing.LATE), (30, timing.LATE), (31, timing.LOST)):
+        epoch = timing.Epoch()
+        epoch.check(1000, 0)
+        assert epoch.check(1100 - behind, 100000) == verdict, behind

@@ -47,7 +47,7 @@ def test_rules_that_nft_does_not_take_let_no_softwire_come_up(link, make_peer, m
     break_tool(agent, "nft", '[ "$1" = -f ] && grep -q snat "$2"')
     agent.start()
     text = agent.wait_error("'nft -f' failed: broken")
-    assert "what was in place before was restored; trying again in 5 s" in text
+    assert "what was there before is there again; trying again in 5 s" in text
     assert "lw4o6" not in links(link)
     assert link.cpe.run(["nft", "list", "tables"]).stdout == ""
 
@@ -58,7 +58,7 @@ def test_a_softwire_that_fails_half_way_leaves_no_rules_behind(link, make_peer, 
     break_tool(agent, "ip", "grep -qs 'link add' \"$2\"")
     agent.start()
     text = agent.wait_error("failed: broken")
-    assert "what was in place before was restored; trying again in 5 s" in text
+    assert "what was there before is there again; trying again in 5 s" in text
     assert "lw4o6" not in links(link)
     assert link.cpe.run(["nft", "list", "tables"]).stdout == ""
 
