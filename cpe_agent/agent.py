@@ -100,6 +100,8 @@ class Agent:
             log.info("softwire '%s' is disabled by option enabled" % self.config.softwire.name)
             if self.backend.present():
                 self._apply(self.clock.now())
+            if self.mapping and self.mapping.state != m.IDLE:
+                self.mapping.release(self.clock.now())
 
     def step(self, longest=_IDLE_WAIT):
         """Wait for what comes next, at most longest ms, and do it."""

@@ -40,17 +40,50 @@ KERNEL_META = "linux-image-cloud-amd64"
 
 # Listed with their libraries instead of resolved by apt: the resolver would bring dpkg, debconf,
 # systemd and Kerberos. check_libraries() fails the build when a name is missing here.
-MICROPYTHON = ["libc6", "libffi8", "libmbedcrypto16", "libmbedtls21", "libmbedx509-7",
-               "micropython"]
+MICROPYTHON = [
+    "libc6",
+    "libffi8",
+    "libmbedcrypto16",
+    "libmbedtls21",
+    "libmbedx509-7",
+    "micropython",
+]
 # dash is the guests' shell because busybox's prefers its own applets (a small `ip`, `tar`, ...)
 # to the programs in PATH, and because its line editor writes escape codes to the console.
-COMMON = ["busybox-static", "dash", "nftables", "libnftables1", "libnftnl11", "libmnl0",
-          "libjansson4", "libgmp10", "libedit2", "libbsd0", "libmd0", "libtinfo6",
-          "libxtables12", "iproute2",
-          "libelf1t64", "libbpf1", "libcap2", "zlib1g", "libzstd1", "libselinux1",
-          "libpcre2-8-0", "conntrack", "libnetfilter-conntrack3", "libnfnetlink0"]
-PYTHON = ["python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "libexpat1",
-          "libbz2-1.0", "liblzma5"]
+COMMON = [
+    "busybox-static",
+    "dash",
+    "nftables",
+    "libnftables1",
+    "libnftnl11",
+    "libmnl0",
+    "libjansson4",
+    "libgmp10",
+    "libedit2",
+    "libbsd0",
+    "libmd0",
+    "libtinfo6",
+    "libxtables12",
+    "iproute2",
+    "libelf1t64",
+    "libbpf1",
+    "libcap2",
+    "zlib1g",
+    "libzstd1",
+    "libselinux1",
+    "libpcre2-8-0",
+    "conntrack",
+    "libnetfilter-conntrack3",
+    "libnfnetlink0",
+]
+PYTHON = [
+    "python3.13-minimal",
+    "libpython3.13-minimal",
+    "libpython3.13-stdlib",
+    "libexpat1",
+    "libbz2-1.0",
+    "liblzma5",
+]
 PACKAGES = {
     "micropython": MICROPYTHON,
     "boot": [],
@@ -59,34 +92,82 @@ PACKAGES = {
 }
 PROGRAMS = {
     "micropython": ["usr/bin/micropython"],
-    "cpe": ["usr/bin/micropython", "usr/sbin/nft", "usr/bin/ip", "usr/sbin/tc",
-            "usr/sbin/conntrack"],
-    "isp": ["usr/bin/micropython", "usr/sbin/nft", "usr/bin/ip", "usr/sbin/tc",
-            "usr/sbin/conntrack", "usr/bin/python3.13", "usr/sbin/miniupnpd"],
+    "cpe": [
+        "usr/bin/micropython",
+        "usr/sbin/nft",
+        "usr/bin/ip",
+        "usr/sbin/tc",
+        "usr/sbin/conntrack",
+    ],
+    "isp": [
+        "usr/bin/micropython",
+        "usr/sbin/nft",
+        "usr/bin/ip",
+        "usr/sbin/tc",
+        "usr/sbin/conntrack",
+        "usr/bin/python3.13",
+        "usr/sbin/miniupnpd",
+    ],
 }
 
 # Kernel modules that the guests get, as globs under kernel/; what they depend on comes along.
 MODULES = [
-    "drivers/net/virtio_net.ko*", "drivers/block/virtio_blk.ko*",
-    "drivers/char/hw_random/virtio-rng.ko*", "drivers/net/tun.ko*", "drivers/net/veth.ko*",
-    "drivers/net/dummy.ko*", "net/bridge/bridge.ko*", "net/bridge/br_netfilter.ko*",
-    "net/8021q/8021q.ko*", "net/ipv4/ipip.ko*", "net/ipv4/ip_tunnel.ko*",
-    "net/ipv6/ip6_tunnel.ko*", "net/ipv6/tunnel6.ko*", "net/ipv6/sit.ko*",
-    "net/netfilter/nf_*.ko*", "net/netfilter/nft_*.ko*", "net/netfilter/nfnetlink*.ko*",
-    "net/ipv4/netfilter/nf_*.ko*", "net/ipv4/netfilter/nft_*.ko*",
-    "net/ipv6/netfilter/nf_*.ko*", "net/ipv6/netfilter/nft_*.ko*",
-    "net/sched/sch_netem.ko*", "net/sched/sch_tbf.ko*", "net/sched/sch_ingress.ko*",
+    "drivers/net/virtio_net.ko*",
+    "drivers/block/virtio_blk.ko*",
+    "drivers/char/hw_random/virtio-rng.ko*",
+    "drivers/net/tun.ko*",
+    "drivers/net/veth.ko*",
+    "drivers/net/dummy.ko*",
+    "net/bridge/bridge.ko*",
+    "net/bridge/br_netfilter.ko*",
+    "net/8021q/8021q.ko*",
+    "net/ipv4/ipip.ko*",
+    "net/ipv4/ip_tunnel.ko*",
+    "net/ipv6/ip6_tunnel.ko*",
+    "net/ipv6/tunnel6.ko*",
+    "net/ipv6/sit.ko*",
+    "net/netfilter/nf_*.ko*",
+    "net/netfilter/nft_*.ko*",
+    "net/netfilter/nfnetlink*.ko*",
+    "net/ipv4/netfilter/nf_*.ko*",
+    "net/ipv4/netfilter/nft_*.ko*",
+    "net/ipv6/netfilter/nf_*.ko*",
+    "net/ipv6/netfilter/nft_*.ko*",
+    "net/sched/sch_netem.ko*",
+    "net/sched/sch_tbf.ko*",
+    "net/sched/sch_ingress.ko*",
     "fs/overlayfs/overlay.ko*",
 ]
 
 # Paths, relative to a guest's root, that no test looks at.
-STRIP = ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian",
-         "usr/share/bash-completion", "usr/share/bug", "usr/share/info", "usr/share/perl5",
-         "usr/lib/systemd", "usr/share/applications", "usr/share/pixmaps", "usr/share/i18n",
-         "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/tmpfiles.d", "usr/share/iproute2/examples",
-         "usr/lib/python3.13/test", "usr/lib/python3.13/idlelib", "usr/lib/python3.13/ensurepip",
-         "usr/lib/python3.13/pydoc_data", "usr/lib/python3.13/tkinter", "etc/init.d",
-         "etc/systemd", "etc/default", "etc/logrotate.d", "usr/lib/mime", "usr/share/binfmts"]
+STRIP = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/lintian",
+    "usr/share/bash-completion",
+    "usr/share/bug",
+    "usr/share/info",
+    "usr/share/perl5",
+    "usr/lib/systemd",
+    "usr/share/applications",
+    "usr/share/pixmaps",
+    "usr/share/i18n",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/tmpfiles.d",
+    "usr/share/iproute2/examples",
+    "usr/lib/python3.13/test",
+    "usr/lib/python3.13/idlelib",
+    "usr/lib/python3.13/ensurepip",
+    "usr/lib/python3.13/pydoc_data",
+    "usr/lib/python3.13/tkinter",
+    "etc/init.d",
+    "etc/systemd",
+    "etc/default",
+    "etc/logrotate.d",
+    "usr/lib/mime",
+    "usr/share/binfmts",
+]
 
 
 class BuildError(Exception):
@@ -125,8 +206,9 @@ def mirror():
     All suites are served from the same archive, so the host's mirror has ours too.
     """
     codename = host_codename()
-    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)",
-                  "Created-By: Packages"])
+    listed = run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
+    )
     for line in listed.splitlines():
         uri, _, release = line.rpartition(" ")
         if release == codename:
@@ -155,13 +237,18 @@ class Apt:
         sources = self.root / "etc" / "sources.list"
         sources.write_text(f"deb [arch={ARCH} signed-by={KEYRING}] {mirror()} {SUITE} main\n")
         settings = {
-            "Dir::State": self.root / "state", "Dir::State::status": self.root / "status",
-            "Dir::Cache": self.root / "cache", "Dir::Etc::sourcelist": sources,
+            "Dir::State": self.root / "state",
+            "Dir::State::status": self.root / "status",
+            "Dir::Cache": self.root / "cache",
+            "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": self.root / "etc" / "parts",
             "Dir::Etc::preferences": self.root / "etc" / "none",
             "Dir::Etc::preferencesparts": self.root / "etc" / "parts",
-            "APT::Architecture": ARCH, "APT::Sandbox::User": getpass.getuser(),
-            "Acquire::Retries": "3", "Acquire::Languages": "none", "Debug::NoLocking": "1",
+            "APT::Architecture": ARCH,
+            "APT::Sandbox::User": getpass.getuser(),
+            "Acquire::Retries": "3",
+            "Acquire::Languages": "none",
+            "Debug::NoLocking": "1",
         }
         self.options = [f"-o{key}={value}" for key, value in settings.items()]
         if refresh or not (self.root / "updated").exists():
@@ -238,7 +325,7 @@ def vmlinux(bzimage):
     setup = (data[0x1F1] + 1) * 512
     offset = setup + int.from_bytes(data[0x248:0x24C], "little")
     length = int.from_bytes(data[0x24C:0x250], "little")
-    payload = data[offset:offset + length]
+    payload = data[offset : offset + length]
     if payload[:4] == b"\x28\xb5\x2f\xfd":
         # The last four bytes are the unpacked size, which zstd takes for garbage.
         argv = ["zstd", "-dcq"]
@@ -319,8 +406,9 @@ class Modules:
             # modprobe wants the nearest needed module first in the line, the deepest last.
             chain = [where[dep] for dep in reversed(self.closure([name])[:-1])]
             deps.append(f"{where[name]}: {' '.join(chain)}".rstrip() + "\n")
-            aliases += [f"alias {value} {name}\n" for key, value in self.fields(name)
-                        if key == "alias"]
+            aliases += [
+                f"alias {value} {name}\n" for key, value in self.fields(name) if key == "alias"
+            ]
         (target / "modules.dep").write_text("".join(deps))
         (target / "modules.alias").write_text("".join(aliases))
         (target / "modules.symbols").write_text("")
@@ -347,9 +435,29 @@ def make_ext4(root, image, size=None, block=4096, journal=False, label="lab"):
         out.truncate(size)
     # Nothing is left for the guest to initialise later: such writes would look like ours.
     features = "^metadata_csum_seed" + ("" if journal else ",^has_journal")
-    run(["mke2fs", "-q", "-F", "-t", "ext4", "-b", str(block), "-m", "0", "-L", label, "-O",
-         features, "-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0", "-d",
-         str(root), str(part)], env={**os.environ, "PATH": tool_path()})
+    run(
+        [
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            str(block),
+            "-m",
+            "0",
+            "-L",
+            label,
+            "-O",
+            features,
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+            "-d",
+            str(root),
+            str(part),
+        ],
+        env={**os.environ, "PATH": tool_path()},
+    )
     os.replace(part, image)
 
 
@@ -385,8 +493,21 @@ def compile_python(root, folder, inside):
     against the sources: under emulation even that costs.
     """
     env = {"PYTHONHOME": str(root / "usr"), "PYTHONDONTWRITEBYTECODE": "1", "PATH": ""}
-    run([*loader(root), str(root / "usr/bin/python3.13"), "-m", "compileall", "-q", "-d", inside,
-         "--invalidation-mode", "unchecked-hash", str(folder)], env=env)
+    run(
+        [
+            *loader(root),
+            str(root / "usr/bin/python3.13"),
+            "-m",
+            "compileall",
+            "-q",
+            "-d",
+            inside,
+            "--invalidation-mode",
+            "unchecked-hash",
+            str(folder),
+        ],
+        env=env,
+    )
 
 
 # ---------------------------------------------------------------------------- targets
@@ -403,10 +524,11 @@ def build_micropython(apt):
     libs = f"usr/lib/{TRIPLET}"
     wrapper = BUILD / "micropython"
     wrapper.write_text(
-        '#!/bin/sh\n'
+        "#!/bin/sh\n"
         f'root=$(dirname "$(readlink -f "$0")")/{root.name}\n'
         f'exec "$root/{libs}/ld-linux-x86-64.so.2" --library-path "$root/{libs}" '
-        '"$root/usr/bin/micropython" "$@"\n')
+        '"$root/usr/bin/micropython" "$@"\n'
+    )
     wrapper.chmod(0o755)
     return debs
 
@@ -446,8 +568,21 @@ def build_guest(apt, name):
     modules = kernel_modules(kernel)
     modules.install(root / "usr" / "lib" / "modules" / modules.base.name)
     busybox_links(root)
-    for folder in ("proc", "sys", "dev", "tmp", "run", "var", "root", "overlay", "mnt",
-                   "etc/config", "etc/cpe-agent", "usr/lib/cpe-agent", "usr/lib/lab"):
+    for folder in (
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "run",
+        "var",
+        "root",
+        "overlay",
+        "mnt",
+        "etc/config",
+        "etc/cpe-agent",
+        "usr/lib/cpe-agent",
+        "usr/lib/lab",
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
     overlay_files(name, root)
     if name == "isp":
@@ -503,8 +638,10 @@ def build(targets=tuple(TARGETS), refresh=False):
     BUILD.mkdir(parents=True, exist_ok=True)
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return build_locked([name for name in TARGETS if name in targets
-                             and (refresh or not up_to_date(name))], refresh)
+        return build_locked(
+            [name for name in TARGETS if name in targets and (refresh or not up_to_date(name))],
+            refresh,
+        )
 
 
 def build_locked(todo, refresh):
@@ -513,8 +650,10 @@ def build_locked(todo, refresh):
     for name in todo:
         began = time.monotonic()
         debs = TARGETS[name](apt)
-        stamp = {"inputs": input_hash(name),
-                 "packages": sorted(path.name for path in debs.values())}
+        stamp = {
+            "inputs": input_hash(name),
+            "packages": sorted(path.name for path in debs.values()),
+        }
         (BUILD / f"{name}.stamp").write_text(json.dumps(stamp, indent=1) + "\n")
         say(f"{name} built in {time.monotonic() - began:.1f} s")
     return todo
@@ -522,11 +661,14 @@ def build_locked(todo, refresh):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", nargs="*", metavar="TARGET",
-                        help=f"any of {', '.join(TARGETS)} (default: all)")
-    parser.add_argument("--refresh", action="store_true",
-                        help="read the package lists anew and rebuild")
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "target", nargs="*", metavar="TARGET", help=f"any of {', '.join(TARGETS)} (default: all)"
+    )
+    parser.add_argument(
+        "--refresh", action="store_true", help="read the package lists anew and rebuild"
+    )
     args = parser.parse_args()
     unknown = set(args.target) - set(TARGETS)
     if unknown:

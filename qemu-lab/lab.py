@@ -83,8 +83,12 @@ class Server:
         return {"code": 0, "stdout": said, "stderr": ""}
 
     def place(self, name):
-        places = {"cpe": self.lab.cpe.run, "isp": self.lab.isp.run, "lan": self.lab.lan,
-                  "internet": self.lab.internet}
+        places = {
+            "cpe": self.lab.cpe.run,
+            "isp": self.lab.isp.run,
+            "lan": self.lab.lan,
+            "internet": self.lab.internet,
+        }
         return places[name]
 
 
@@ -143,10 +147,15 @@ def do_power(args):
 
 
 def parser():
-    top = argparse.ArgumentParser(description=__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    top.add_argument("--dir", type=Path, default=BUILD / "run",
-                     help="where the lab keeps its files (default: %(default)s)")
+    top = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument(
+        "--dir",
+        type=Path,
+        default=BUILD / "run",
+        help="where the lab keeps its files (default: %(default)s)",
+    )
     sub = top.add_subparsers(dest="action", required=True, metavar="ACTION")
     one = sub.add_parser("up", help="boot both guests and the lwAFTR")
     one.add_argument("--config", type=Path, help="the router's /etc/config/cpe-agent")
@@ -162,8 +171,11 @@ def parser():
     one.add_argument("place", choices=PLACES)
     one.add_argument("command", nargs=argparse.REMAINDER)
     one.set_defaults(do=do_run)
-    for name, text in (("reset", "power cut and power back"), ("kill", "power cut"),
-                       ("start", "power back")):
+    for name, text in (
+        ("reset", "power cut and power back"),
+        ("kill", "power cut"),
+        ("start", "power back"),
+    ):
         one = sub.add_parser(name, help=text)
         one.add_argument("guest", choices=("cpe", "isp"))
         one.set_defaults(do=do_power)

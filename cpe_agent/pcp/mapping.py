@@ -269,23 +269,25 @@ class Mapping:
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)
-        began = self._began(now)
+        began = self._began(now, response.epoch)
         if began + lifetime * 1000 <= now:
             raise ValueError("its %d s were over before the answer came" % lifetime)
         return Grant(port_set, first_internal, lifetime, began, began + lifetime * 1000)
 
-    def _began(self, now):
+    def _began(self, now, epoch):
         """When the server started to count the lifetime, in ms of our clock; rather too early.
 
         Not when we hear it: counted from our request, the set is never in use here when it has
-        ended there. Of several requests that the answer may be to, it is the first that counts.
+        ended there. Of several requests that the answer may be to, it is the first that counts, or
+        a later time by the server's own clock: the epoch since its last answer, to the second.
         """
         if not self.unanswered:
             return now - LONGEST_WAY
-        for at in self._sent_at:
-            if at >= now - LONGEST_WAY:
-                return at
-        return self.last_sent
+        began = [at for at in self._sent_at if at >= now - LONGEST_WAY] or [self.last_sent]
+        if self.grant is None or self._answer is None:
+            return began[0]
+        by_epoch = self.grant.granted + (epoch - self._answer.epoch - 1) * 1000
+        return min(max(began[0], by_epoch), self.last_sent)
 
     def _loses_set(self, response, grant):
         return (

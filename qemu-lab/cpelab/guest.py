@@ -154,21 +154,25 @@ class Guest:
 
     def run(self, command, timeout=30.0):
         """Run a shell command; Result with exit code, stdout and stderr, one at a time."""
-        body = f"( {command}\n) 2>/tmp/.lab-err </dev/null; c=$?; echo; echo {SPLIT}; " \
-               "cat /tmp/.lab-err; exit $c"
+        body = (
+            f"( {command}\n) 2>/tmp/.lab-err </dev/null; c=$?; echo; echo {SPLIT}; "
+            "cat /tmp/.lab-err; exit $c"
+        )
         if len(body) > LONGEST_LINE[self.machine.kind]:
             self.put("/tmp/.lab-command", command + "\n")
             body = body.replace(f"( {command}\n)", "sh /tmp/.lab-command")
         lines, code = self._console(body, timeout)
         at = lines.index(SPLIT)
-        return Result(code, "\n".join(lines[:at]).removesuffix("\n"), "\n".join(lines[at + 1:]))
+        return Result(code, "\n".join(lines[:at]).removesuffix("\n"), "\n".join(lines[at + 1 :]))
 
     def check(self, command, timeout=30.0):
         """Run a command that must succeed; its standard output."""
         result = self.run(command, timeout)
         if result.code != 0:
-            raise CommandFailed(f"{self.name}: `{command}` ended with {result.code}\n"
-                                f"{result.stdout}\n{result.stderr}")
+            raise CommandFailed(
+                f"{self.name}: `{command}` ended with {result.code}\n"
+                f"{result.stdout}\n{result.stderr}"
+            )
         return result.stdout
 
     def _console(self, command, timeout):
@@ -220,7 +224,7 @@ class Guest:
         self._console(f": > {where}", 30)
         step = room * 3 // 4 // 3 * 3 if self._has_base64 else room // 5
         for at in range(0, len(data), step):
-            part = data[at:at + step]
+            part = data[at : at + step]
             if self._has_base64:
                 text = f"echo {base64.b64encode(part).decode()} | base64 -d >> {where}"
             else:
@@ -237,7 +241,7 @@ class Guest:
         where = shlex.quote(path)
         if self._has_base64:
             return base64.b64decode(self.check(f"base64 {where}"))
-        return bytes.fromhex(self.check(f"hexdump -v -e '64/1 \"%02x\" \"\\n\"' {where}"))
+        return bytes.fromhex(self.check(f'hexdump -v -e \'64/1 "%02x" "\\n"\' {where}'))
 
     # ------------------------------------------------------------------ when it fails
 
@@ -263,8 +267,11 @@ class Guest:
         """labgrid's configuration of this guest."""
         openwrt = self.machine.kind == "openwrt"
         qemu = {
-            "qemu_bin": "qemu", "machine": "q35,usb=off,sata=off,smbus=off", "cpu": "max",
-            "memory": f"{self.machine.memory}M", "extra_args": shlex.join(self._arguments()),
+            "qemu_bin": "qemu",
+            "machine": "q35,usb=off,sata=off,smbus=off",
+            "cpu": "max",
+            "memory": f"{self.machine.memory}M",
+            "extra_args": shlex.join(self._arguments()),
             "transcript": str(self.transcript),
         }
         images = {}
@@ -272,13 +279,16 @@ class Guest:
             images["kernel"] = str(self.machine.kernel)
             qemu |= {"kernel": "kernel", "boot_args": self.machine.boot_args}
         shell = {
-            "prompt": r"root@[\w().-]+:[^\s#]*# ", "login_prompt": "login: ", "username": "root",
+            "prompt": r"root@[\w().-]+:[^\s#]*# ",
+            "login_prompt": "login: ",
+            "username": "root",
             "login_timeout": self.machine.boot_timeout,
         }
         if openwrt:
             shell["console_ready"] = "Please press Enter to activate this console"
         return {
-            "tools": {"qemu": str(self._wrapper())}, "images": images,
+            "tools": {"qemu": str(self._wrapper())},
+            "images": images,
             "targets": {self.name: {"drivers": [{"LabQEMUDriver": qemu}, {"ShellDriver": shell}]}},
         }
 
@@ -290,8 +300,9 @@ class Guest:
         path = self._workdir / f"{self.name}.qemu.sh"
         said = shlex.quote(str(self._workdir / f"{self.name}.qemu"))
         program = os.environ.get("QEMU", "qemu-system-x86_64")
-        path.write_text(f'#!/bin/sh\nexec setpriv --pdeathsig KILL {shlex.quote(program)} '
-                        f'"$@" 2>{said}\n')
+        path.write_text(
+            f'#!/bin/sh\nexec setpriv --pdeathsig KILL {shlex.quote(program)} "$@" 2>{said}\n'
+        )
         path.chmod(0o755)
         return path
 
@@ -299,8 +310,15 @@ class Guest:
         # q35 is the fastest machine that always booted: 2.7 s, against 3.0 s of pc. microvm
         # (pcie=on) took 2.6 s, but 4 of 7 boots without input on the console stopped before the
         # kernel's first line (0 of 10 with input); why was not looked into.
-        return ["-accel", "tcg,thread=single", "-smp", "1", "-nodefaults", "-no-user-config",
-                *self.machine.extra]
+        return [
+            "-accel",
+            "tcg,thread=single",
+            "-smp",
+            "1",
+            "-nodefaults",
+            "-no-user-config",
+            *self.machine.extra,
+        ]
 
 
 class Job:
@@ -311,8 +329,10 @@ class Job:
         self.command = command
         self._base = base
         inner = f"echo $$ > {base}.pid; exec {command}"
-        guest.check(f"(sh -c {shlex.quote(inner)} > {base}.out 2> {base}.err; "
-                    f"echo $? > {base}.rc) < /dev/null > /dev/null 2>&1 &")
+        guest.check(
+            f"(sh -c {shlex.quote(inner)} > {base}.out 2> {base}.err; "
+            f"echo $? > {base}.rc) < /dev/null > /dev/null 2>&1 &"
+        )
 
     def poll(self):
         """The exit code, or None while it runs."""
@@ -324,8 +344,10 @@ class Job:
         end = time.monotonic() + timeout
         while (code := self.poll()) is None:
             if time.monotonic() > end:
-                raise LabError(f"{self.guest.name}: no end of `{self.command}` within {timeout} s"
-                               f"\n{self.stdout()}\n{self.stderr()}")
+                raise LabError(
+                    f"{self.guest.name}: no end of `{self.command}` within {timeout} s"
+                    f"\n{self.stdout()}\n{self.stderr()}"
+                )
             time.sleep(0.1)
         return Result(code, self.stdout(), self.stderr())
 

@@ -32,9 +32,11 @@ import images  # noqa: E402  (a script beside this package, not an installed mod
 CPE_MEMORY = 96  # MiB; stands for a 64 MB router: 41 go to Debian's kernel, far bigger than its
 ISP_MEMORY = 160  # MiB
 FLASH_SIZE = 16 << 20  # bytes
-BOOT_ARGS = ("console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro rootwait "
-             "init=/usr/bin/linuxrc nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 "
-             "apparmor=0 trace_buf_size=1K log_buf_len=32K no_timer_check")
+BOOT_ARGS = (
+    "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro rootwait "
+    "init=/usr/bin/linuxrc nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 "
+    "apparmor=0 trace_buf_size=1K log_buf_len=32K no_timer_check"
+)
 LWAFTR_ADDRESS = "2001:db8:ffff::1"
 LWAFTR_CONTROL = "/run/lwaftr.sock"
 
@@ -57,22 +59,31 @@ class Link:
         here, there = self.sockets / f"{self.name}.{end}", self.sockets / f"{self.name}.{other}"
         mac = f"52:54:00:c0:de:{number:02x}"
         arguments = [
-            "-netdev", f"dgram,id={self.name},local.type=unix,local.path={here},"
-                       f"remote.type=unix,remote.path={there}",
-            "-device", f"virtio-net-pci,netdev={self.name},romfile=,mac={mac}",
+            "-netdev",
+            f"dgram,id={self.name},local.type=unix,local.path={here},"
+            f"remote.type=unix,remote.path={there}",
+            "-device",
+            f"virtio-net-pci,netdev={self.name},romfile=,mac={mac}",
         ]
         if capture:
-            arguments += ["-object", f"filter-dump,id=dump-{self.name},netdev={self.name},"
-                                     f"file={self.pcap}"]
+            arguments += [
+                "-object",
+                f"filter-dump,id=dump-{self.name},netdev={self.name},file={self.pcap}",
+            ]
         return arguments
 
 
 def disk(path, node, readonly, device="virtio-blk-pci"):
     """QEMU's arguments for a raw disk."""
     only = "on" if readonly else "off"
-    return ["-blockdev", f"driver=file,node-name={node}-file,filename={path},read-only={only}",
-            "-blockdev", f"driver=raw,node-name={node},file={node}-file,read-only={only}",
-            "-device", f"{device},drive={node}"]
+    return [
+        "-blockdev",
+        f"driver=file,node-name={node}-file,filename={path},read-only={only}",
+        "-blockdev",
+        f"driver=raw,node-name={node},file={node}-file,read-only={only}",
+        "-device",
+        f"{device},drive={node}",
+    ]
 
 
 def root_disk(path):
@@ -99,9 +110,20 @@ class Lab:
     openwrt: an official x86-64 OpenWrt image in the router's place (default: $OPENWRT_IMAGE).
     """
 
-    def __init__(self, workdir, *, files=None, agent=ROOT / "cpe_agent", flash=None,
-                 flash_log=None, cpe_memory=CPE_MEMORY, isp_memory=ISP_MEMORY, capture=True,
-                 openwrt=None, boot_timeout=60):
+    def __init__(
+        self,
+        workdir,
+        *,
+        files=None,
+        agent=ROOT / "cpe_agent",
+        flash=None,
+        flash_log=None,
+        cpe_memory=CPE_MEMORY,
+        isp_memory=ISP_MEMORY,
+        capture=True,
+        openwrt=None,
+        boot_timeout=60,
+    ):
         self.workdir = Path(workdir).resolve()
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.openwrt = openwrt or os.environ.get("OPENWRT_IMAGE") or None
@@ -114,8 +136,10 @@ class Lab:
         self._agent = Path(agent)
         self._capture = capture
         self._timeout = boot_timeout
-        self.links = {name: Link(name, self._sockets, self.workdir / f"{name}.pcap")
-                      for name in ("access", "home")}
+        self.links = {
+            name: Link(name, self._sockets, self.workdir / f"{name}.pcap")
+            for name in ("access", "home")
+        }
         self.isp = Guest("isp", self._isp_machine(isp_memory), self.workdir)
         self.cpe = Guest("cpe", self._cpe_machine(cpe_memory), self.workdir)
         self.guests = [self.isp, self.cpe]
@@ -156,12 +180,15 @@ class Lab:
     # ------------------------------------------------------------------ machines
 
     def _isp_machine(self, memory):
-        extra = [*root_disk(images.BUILD / "isp.img"),
-                 *disk(self.workdir / "isp-code.img", "code", True),
-                 *self.links["access"].card("b", 1, self._capture),
-                 *self.links["home"].card("b", 2, self._capture)]
-        return Machine(memory, extra, images.BUILD / "vmlinux", BOOT_ARGS,
-                       boot_timeout=self._timeout)
+        extra = [
+            *root_disk(images.BUILD / "isp.img"),
+            *disk(self.workdir / "isp-code.img", "code", True),
+            *self.links["access"].card("b", 1, self._capture),
+            *self.links["home"].card("b", 2, self._capture),
+        ]
+        return Machine(
+            memory, extra, images.BUILD / "vmlinux", BOOT_ARGS, boot_timeout=self._timeout
+        )
 
     def _cpe_machine(self, memory):
         if self.openwrt:
@@ -169,20 +196,27 @@ class Lab:
         flash = disk(self.flash, "flash", False)
         if self.flash_log:
             flash = writelog.logged_disk(self.flash, self.flash_log)
-        extra = [*root_disk(images.BUILD / "cpe.img"),
-                 *disk(self.workdir / "cpe-code.img", "code", True), *flash,
-                 *self.links["access"].card("a", 3, False),
-                 *self.links["home"].card("a", 4, False)]
-        return Machine(memory, extra, images.BUILD / "vmlinux", BOOT_ARGS,
-                       boot_timeout=self._timeout)
+        extra = [
+            *root_disk(images.BUILD / "cpe.img"),
+            *disk(self.workdir / "cpe-code.img", "code", True),
+            *flash,
+            *self.links["access"].card("a", 3, False),
+            *self.links["home"].card("a", 4, False),
+        ]
+        return Machine(
+            memory, extra, images.BUILD / "vmlinux", BOOT_ARGS, boot_timeout=self._timeout
+        )
 
     def _openwrt_machine(self):
         """OpenWrt's own image on a throw-away copy; there eth0 is the LAN and eth1 the WAN."""
         overlay = self.workdir / "openwrt.qcow2"
-        extra = ["-drive", f"if=virtio,format=qcow2,file={overlay}",
-                 *disk(self.workdir / "cpe-code.img", "code", True),
-                 *self.links["home"].card("a", 4, False),
-                 *self.links["access"].card("a", 3, False)]
+        extra = [
+            "-drive",
+            f"if=virtio,format=qcow2,file={overlay}",
+            *disk(self.workdir / "cpe-code.img", "code", True),
+            *self.links["home"].card("a", 4, False),
+            *self.links["access"].card("a", 3, False),
+        ]
         return Machine(256, extra, kind="openwrt", boot_timeout=max(self._timeout, 240))
 
     # ------------------------------------------------------------------ disks
@@ -234,8 +268,9 @@ class Lab:
                     out.write(unpack.decompress(part))
         overlay = self.workdir / "openwrt.qcow2"
         overlay.unlink(missing_ok=True)
-        images.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(raw),
-                    str(overlay)])
+        images.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(raw), str(overlay)]
+        )
 
     # ------------------------------------------------------------------ what one does in a lab
 
@@ -272,8 +307,11 @@ class Lab:
         for entry in self.cpe.qmp("query-blockstats"):
             if entry.get("node-name") == "flash":
                 stats = entry["stats"]
-                return {"writes": stats["wr_operations"], "bytes": stats["wr_bytes"],
-                        "flushes": stats["flush_operations"]}
+                return {
+                    "writes": stats["wr_operations"],
+                    "bytes": stats["wr_bytes"],
+                    "flushes": stats["flush_operations"],
+                }
         raise self.cpe.failure("has no flash disk")
 
     def wait_internet(self):
@@ -283,12 +321,17 @@ class Lab:
     def start_lwaftr(self, config=None):
         """Start the lwAFTR with a configuration (a dict like lwaftr/sample.toml); its Job."""
         config = dict(config or {})
-        server = {"address": LWAFTR_ADDRESS, "access_interface": "eth0", "tun": "lw0",
-                  "control": LWAFTR_CONTROL}
+        server = {
+            "address": LWAFTR_ADDRESS,
+            "access_interface": "eth0",
+            "tun": "lw0",
+            "control": LWAFTR_CONTROL,
+        }
         config["server"] = server | config.get("server", {})
         self.isp.put("/tmp/lwaftr.json", json.dumps(config))
-        self._lwaftr = self.isp.spawn("env PYTHONPATH=/usr/lib/lab python3 -m lwaftr "
-                                      "--config /tmp/lwaftr.json")
+        self._lwaftr = self.isp.spawn(
+            "env PYTHONPATH=/usr/lib/lab python3 -m lwaftr --config /tmp/lwaftr.json"
+        )
         end = time.monotonic() + 30
         while "ready" not in self._lwaftr.stdout():
             if self._lwaftr.poll() is not None or time.monotonic() > end:
@@ -302,8 +345,9 @@ class Lab:
     def lwaftr(self, command, **arguments):
         """One command to the running lwAFTR's control socket; its answer."""
         text = shlex.quote(json.dumps(arguments))
-        result = self.isp.run("PYTHONPATH=/usr/lib/lab python3 -m lwaftr.ctl "
-                              f"{LWAFTR_CONTROL} {command} {text}")
+        result = self.isp.run(
+            f"PYTHONPATH=/usr/lib/lab python3 -m lwaftr.ctl {LWAFTR_CONTROL} {command} {text}"
+        )
         if not result.stdout:
             raise LabError(f"lwaftr {command}: {result.stderr}")
         return result.json()
@@ -318,13 +362,18 @@ class Lab:
 
     def openwrt_network(self):
         """Give an OpenWrt router the lab's addresses; its defaults suit the LAN already."""
-        settings = ["network.wan.proto=none", "network.wan6.proto=static",
-                    "network.wan6.ip6addr=2001:db8:c0de::2/64",
-                    "network.wan6.ip6gw=2001:db8:c0de::1"]
+        settings = [
+            "network.wan.proto=none",
+            "network.wan6.proto=static",
+            "network.wan6.ip6addr=2001:db8:c0de::2/64",
+            "network.wan6.ip6gw=2001:db8:c0de::1",
+        ]
         lines = [f"uci set {shlex.quote(setting)}" for setting in settings]
-        self.cpe.check("; ".join([*lines, "uci commit network", "/etc/init.d/network restart"]),
-                       timeout=60)
+        self.cpe.check(
+            "; ".join([*lines, "uci commit network", "/etc/init.d/network restart"]), timeout=60
+        )
         self.cpe.wait_until("ping6 -c 1 -W 1 2001:db8:c0de::1", timeout=60)
         # The code disk is the second virtio disk of the machine.
-        self.cpe.check("mkdir -p /usr/lib/cpe-agent; mount -t ext4 -o ro /dev/vdb "
-                       "/usr/lib/cpe-agent")
+        self.cpe.check(
+            "mkdir -p /usr/lib/cpe-agent; mount -t ext4 -o ro /dev/vdb /usr/lib/cpe-agent"
+        )

@@ -59,12 +59,17 @@ def begin(flash, log):
 def logged_disk(flash, log):
     """QEMU's arguments for a flash disk whose writes go to the log, too."""
     return [
-        "-blockdev", f"driver=file,node-name=flash-file,filename={flash}",
-        "-blockdev", "driver=raw,node-name=flash-raw,file=flash-file",
-        "-blockdev", f"driver=file,node-name=flash-log,filename={log}",
-        "-blockdev", "driver=blklogwrites,node-name=flash,file=flash-raw,log=flash-log,"
-                     "log-super-update-interval=1",
-        "-device", "virtio-blk-pci,drive=flash",
+        "-blockdev",
+        f"driver=file,node-name=flash-file,filename={flash}",
+        "-blockdev",
+        "driver=raw,node-name=flash-raw,file=flash-file",
+        "-blockdev",
+        f"driver=file,node-name=flash-log,filename={log}",
+        "-blockdev",
+        "driver=blklogwrites,node-name=flash,file=flash-raw,log=flash-log,"
+        "log-super-update-interval=1",
+        "-device",
+        "virtio-blk-pci,drive=flash",
     ]
 
 

@@ -130,8 +130,10 @@ def test_one_connection_is_held_open(lab):
 
 
 def test_the_router_has_the_kernel_parts(lab):
-    lab.cpe.check("ip link add ds0 type ip6tnl mode ipip6 local 2001:db8:c0de::2 "
-                  "remote 2001:db8:ffff::1 encaplimit none && ip link set ds0 up")
+    lab.cpe.check(
+        "ip link add ds0 type ip6tnl mode ipip6 local 2001:db8:c0de::2 "
+        "remote 2001:db8:ffff::1 encaplimit none && ip link set ds0 up"
+    )
     lab.cpe.put("/tmp/rules.nft", RULES)
     lab.cpe.check("nft -f /tmp/rules.nft")
     assert "jhash ip saddr" in lab.cpe.check("nft list ruleset")
@@ -154,8 +156,10 @@ def test_the_router_is_a_small_machine(lab):
 def test_a_power_cut_takes_what_was_not_flushed(make_lab, way):
     lab = make_lab(files={"config/lab": "given\n"}, capture=False)
     assert lab.cpe.check("cat /etc/config/lab") == "given"
-    lab.cpe.check("echo kept > /etc/cpe-agent/kept; sync; echo lost > /etc/cpe-agent/lost; "
-                  "echo lost > /var/run/lost")
+    lab.cpe.check(
+        "echo kept > /etc/cpe-agent/kept; sync; echo lost > /etc/cpe-agent/lost; "
+        "echo lost > /var/run/lost"
+    )
     if way == "reset":
         lab.cpe.reset()
     else:
@@ -195,8 +199,10 @@ def test_every_prefix_of_the_flash_writes_can_be_replayed(make_lab, tmp_path):
     # Each state was there at some time, in order, and none came back.
     assert seen in (allowed, allowed[1:])
     assert flushes >= 3
-    assert hashlib.sha256(work.read_bytes()).digest() == \
-        hashlib.sha256(lab.flash.read_bytes()).digest()
+    assert (
+        hashlib.sha256(work.read_bytes()).digest()
+        == hashlib.sha256(lab.flash.read_bytes()).digest()
+    )
 
 
 def test_flash_writes_are_counted(lab):
@@ -226,8 +232,12 @@ def test_an_unchanged_build_does_nothing():
 def test_micropython_runs_on_the_host():
     images.build(["micropython"])
     program = "import sys; print(sys.implementation.name, sys.argv[1:])"
-    done = subprocess.run([images.BUILD / "micropython", "-c", program, "a b"], check=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [images.BUILD / "micropython", "-c", program, "a b"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.startswith("micropython")
 
 

@@ -109,9 +109,11 @@ def test_after_a_restart_of_the_server_the_same_port_comes_back(agent, miniupnpd
     agent.cli("renew")
     after = agent.until_held(renewals=1)
     assert held_port(after) == held_port(before)
-    assert after["epoch"] < 4
+    assert "it lost its state; asking for the same set again" in agent.log()
     assert miniupnpd.mappings() == [MAPPING]
-    assert requests_in(capture) == [(17, PORT, 0, 3600), (17, PORT, PORT, 3600)]
+    first, *others = requests_in(capture)
+    assert first == (17, PORT, 0, 3600)
+    assert set(others) == {(17, PORT, PORT, 3600)}
 
 
 def test_a_port_is_asked_for_again_even_where_the_server_would_choose_another(agent, miniupnpd):

@@ -113,8 +113,14 @@ def run_http(args):
         digest.update(part)
         size += len(part)
         text = text or part[:200]
-    emit(ok=answer.status == 200, status=answer.status, bytes=size, sha256=digest.hexdigest(),
-         text=text.decode("latin-1"), ms=since(began))
+    emit(
+        ok=answer.status == 200,
+        status=answer.status,
+        bytes=size,
+        sha256=digest.hexdigest(),
+        text=text.decode("latin-1"),
+        ms=since(began),
+    )
     return answer.status == 200
 
 
@@ -145,7 +151,7 @@ def await_echo(sock, ident, number, timeout):
     end = time.monotonic() + timeout
     while (left := end - time.monotonic()) > 0 and select.select([sock], [], [], left)[0]:
         packet = sock.recv(65536)
-        icmp = packet[(packet[0] & 15) * 4:]
+        icmp = packet[(packet[0] & 15) * 4 :]
         if icmp[0] == 0 and struct.unpack("!HH", icmp[4:8]) == (ident, number):
             return True
     return False
@@ -202,8 +208,14 @@ def parser():
 
 def main():
     args = parser().parse_args()
-    actions = {"tcp": run_tcp, "udp": run_udp, "counter": run_counter, "http": run_http,
-               "ping": run_ping, "serve": run_serve}
+    actions = {
+        "tcp": run_tcp,
+        "udp": run_udp,
+        "counter": run_counter,
+        "http": run_http,
+        "ping": run_ping,
+        "serve": run_serve,
+    }
     try:
         return 0 if actions[args.command](args) else 1
     except (OSError, ValueError) as err:

@@ -304,3 +304,18 @@ def test_an_answer_that_is_none_counts_as_no_agent(tmp_path):
         threading.Thread(target=lambda: server.accept()[0].close()).start()
         with pytest.raises(control.NotRunning):
             control.ask(path, "status")
+
+
+def test_disabling_the_softwire_gives_the_set_back_and_enabling_asks_anew(make_peer, make_agent):
+    peer = make_peer(rig.grant())
+    agent = make_agent()
+    agent.start()
+    agent.wait_held()
+    peer.request()
+    agent.configure(enabled="0")
+    assert agent.cli("reload").returncode == 0
+    assert agent.wait(lambda found: found["state"] == "disabled", "disabled")
+    assert peer.request()[0].lifetime == 0
+    agent.configure()
+    assert agent.cli("reload").returncode == 0
+    agent.wait_held()
