@@ -151,10 +151,11 @@ class Mapping:
         """Set the first internal port from the external one.
 
         An lwAFTR translates no ports: internal = external (AMB-5), unless that lies outside of
-        what was asked for, where RFC 7753 4.2 forbids it.
+        what was asked for, where RFC 7753 4.2 forbids it, or cannot be told, as of a single port,
+        whose answer bears no First Internal Port.
         """
         inside = self.low <= self.external and self.external + self.size - 1 <= self.high
-        self.internal = self.external if inside else self.low
+        self.internal = self.external if inside and self.size > 1 else self.low
 
     def remaining(self, now_ms):
         """Seconds of life left, rounded up; 2^32-1 for a static mapping (RFC 6887 11.3)."""
@@ -565,7 +566,9 @@ class PcpServer:
         low, high = asked.internal_range()
         if asked.options.parity:
             wish.parity = low % 2
-        if asked.protocol == wire.PROTO_ALL:
+        # Inside the range that was asked for if there is room: RFC 7753 4.2 wants many ports, too.
+        room = high - max(low, self.config.pool.first_port) + 1 >= size
+        if asked.protocol == wire.PROTO_ALL and room:
             wish.low, wish.high = low, high
         place = self._pool.allocate(asked.client, wish)
         if place is None and asked.protocol == wire.PROTO_ALL:

@@ -52,6 +52,8 @@ class Router:
         self.sent = []  # ms of requests, for the flood check
         self.down_since = 0
         self.outage = 0  # ms without a set, in all
+        self.before = None  # PortSet held last
+        self.moved = False  # the server has given it another set since
         self.lost_nonce = False  # then its old mapping may keep it out to that mapping's end
 
     def power_on(self, now):
@@ -92,6 +94,8 @@ class Router:
     def carry(self, now):
         for event in self.client.events():
             self.sim.note(now, "%d %s" % (self.number, event.kind))
+            if event.kind in (m.GRANTED, m.CHANGED):
+                self.sim.check_same(now, self)
             if event.kind in (m.GRANTED, m.CHANGED, m.LOST, m.RELEASED):
                 self.use(now, self.mapping.grant.port_set if self.mapping.grant else None)
                 self.save()
@@ -314,6 +318,7 @@ class Simulation:
         router = self.chance.choice(self.routers)
         if self.server_up and self.server.bindings.of_client(router.address):
             self.lost_at = now
+            router.moved = True
             self.server.move(now, router.address)
             self._serve(now, [])
 
@@ -337,6 +342,24 @@ class Simulation:
             lost = self.lost_at is not None and (router.heard or 0) <= self.lost_at + 60 * SECOND
             if not lost and not self._bound(router):
                 self._fail(router, "NAT on %s, which the server does not know" % (router.nat,))
+
+    def check_same(self, now, router):
+        """A router that has a set again has the one it had, if nobody else has had it since."""
+        before, held = router.before, router.mapping.grant.port_set
+        excused = router.moved or router.lost_nonce or before is None
+        router.before, router.moved = held, False
+        if excused or held == before:
+            return
+        for other in self.routers:
+            if other is not router and other.before and self._overlap(other.before, before):
+                return
+        self._fail(router, "%s, though its own %s was free" % (held, before))
+
+    @staticmethod
+    def _overlap(one, other):
+        if one.address != other.address:
+            return False
+        return one.first < other.first + other.size and other.first < one.first + one.size
 
     def check_well(self):
         """What must hold when nothing has gone wrong for a while."""
