@@ -110,6 +110,18 @@ def _socket(options):
     return options["--run-dir"] + "/control"
 
 
+def _settings(paths):
+    """(Config to run on, what is wrong with the file), after complaining if there is no Config."""
+    from cpe_agent import agent
+
+    settings, error = agent.load_config(paths)
+    if error:
+        settings = agent.last_good_config(paths)
+    if settings is None:
+        _complain("%s: %s" % (paths.config, error))
+    return settings, error
+
+
 def _run(options, _):
     # Imported here: the other commands need neither the core nor a backend, and a router is slow.
     from cpe_agent import agent, log
@@ -126,12 +138,9 @@ def _run(options, _):
         return FAILED
     except control.NotRunning:
         pass
-    settings, error = agent.load_config(paths)
-    if error:
-        settings = agent.last_good_config(paths)
-        if settings is None:
-            _complain("%s: %s" % (paths.config, error))
-            return USAGE_ERROR
+    settings, error = _settings(paths)
+    if settings is None:
+        return USAGE_ERROR
     for warning in settings.warnings:
         log.warning(warning)
     running = agent.Agent(settings, paths)
@@ -219,11 +228,8 @@ def _release_without_agent(options):
     from cpe_agent import agent
 
     paths = _paths(options)
-    settings, error = agent.load_config(paths)
-    if error:
-        settings = agent.last_good_config(paths)
+    settings, _ = _settings(paths)
     if settings is None:
-        _complain("%s: %s" % (paths.config, error))
         return USAGE_ERROR
     store.make_directory(paths.run_dir)
     sys.stdout.write("no agent is running; doing it without one ...\n")
