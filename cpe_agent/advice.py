@@ -20,7 +20,10 @@ _REFUSALS = {
     ),
     wire.UNSUPP_OPCODE: ("it gives no mappings to this line", _OPERATOR),
     wire.UNSUPP_OPTION: ("it refuses an option of the request", _OPERATOR),
-    wire.MALFORMED_OPTION: ("it does not accept the PORT_SET option", "try option ports '1'"),
+    wire.MALFORMED_OPTION: (
+        "it does not accept the PORT_SET option",
+        "check that option server names a server that gives port sets; " + _OPERATOR,
+    ),
     wire.NETWORK_FAILURE: ("its own network has failed", "nothing; it is tried again"),
     wire.NO_RESOURCES: ("it has no ports left", "nothing; it is tried again; " + _OPERATOR),
     wire.UNSUPP_PROTOCOL: (
@@ -67,6 +70,19 @@ def silent(server, requests, dropped):
         "the PCP server %s is silent after %d requests; still asking; check that it is the "
         "right address, and that UDP port 5351 is open on the way" % (server, requests)
     )
+
+
+def no_source(source, error):
+    """The source address cannot be used (text)."""
+    return (
+        "cannot send from %s: %s; waiting until this machine has that address; check option source"
+        % (source, error)
+    )
+
+
+def deaf(what, error):
+    """A listener that is not needed to get a line cannot be opened."""
+    return "cannot listen for %s: %s; a loss on the other side is noticed later" % (what, error)
 
 
 def no_listener(server):

@@ -147,16 +147,21 @@ class Agent:
         if not self.released:
             self._find_path(now)
 
-    def _find_path(self, now):
+    def _way(self):
+        """netlink.Path to the server, with the source that the config wants. Raises OSError."""
         options = self.config.softwire
+        path = netlink.path_to(options.server)
+        if options.source:
+            path = netlink.Path(path.device, path.index, path.mtu, options.source)
+        return path
+
+    def _find_path(self, now):
         try:
-            path = netlink.path_to(options.server)
+            path = self._way()
         except OSError:
             self._complain("path", advice.no_route(self._server))
             self._look_at = now + _PATH_RETRY
             return
-        if options.source:
-            path = netlink.Path(path.device, path.index, path.mtu, options.source)
         self.errors.pop("path", None)
         before = self.path
         if before is None or (path.source, path.index) != (before.source, before.index):
@@ -164,6 +169,11 @@ class Agent:
         elif path != before:  # its MTU
             self.path = path
             self._apply(now)
+
+    def _forget_path(self):
+        """Start anew from the way to the server on; what is up stays up until then."""
+        self._close_sockets()
+        self.client = self.mapping = self.path = None
 
     def _restart(self, now, path):
         """RFC 7596 5.1: a new source address means a new request from it."""
@@ -173,8 +183,8 @@ class Agent:
         except OSError as error:
             # An address that is still being checked for duplicates cannot be bound yet.
             self._close_sockets()
-            self._complain("path", "cannot use %s: %s" % (net.text(path.source), error))
-            self._look_at = now + _SETTLE
+            self._complain("path", advice.no_source(net.text(path.source), error))
+            self._look_at = now + _PATH_RETRY
             return
         self.client = Client(self.config.softwire.server, path.source, os.urandom)
         self.mapping = self._make_mapping()
@@ -193,10 +203,17 @@ class Agent:
         options = self.config.softwire
         sock = net.request_socket(path.source, options.server)
         self._listen(sock, self._on_datagram)
-        if not wire.is_v4(options.server):
-            self._listen(net.announce_socket(path.index), self._on_datagram)
-        if options.aftr and options.icmp_recovery:
-            self._listen(net.unreachable_socket(), self._on_unreachable)
+        # What follows helps, but a line is possible without it.
+        try:
+            if not wire.is_v4(options.server):
+                self._listen(net.announce_socket(path.index), self._on_datagram)
+        except OSError as error:
+            log.warning(advice.deaf("announcements on UDP port 5350", error))
+        try:
+            if options.aftr and options.icmp_recovery:
+                self._listen(net.unreachable_socket(), self._on_unreachable)
+        except OSError as error:
+            log.warning(advice.deaf("ICMPv6 from the lwAFTR", error))
 
     def _listen(self, sock, handler):
         self._sockets.append(sock)
@@ -330,6 +347,8 @@ class Agent:
     def _apply(self, now):
         """Make the network what the grant says; on failure, again later."""
         self._apply_at = None
+        if self.mapping is None and not self.released:
+            return  # between two paths: what is there stays until the next one is known
         grant = self.mapping.grant if self.mapping else None
         port_set = grant.port_set if grant and not self.released else None
         try:
@@ -411,7 +430,7 @@ class Agent:
         if not self.config.softwire.enabled:
             return {"error": "the softwire is disabled; set option enabled '1' and reload"}
         if self.released or self.mapping is None:
-            self.path = None
+            self._forget_path()
             self._begin()
             return {"in_ms": 0}
         return {"in_ms": max(0, self.mapping.renew(now) - now)}
@@ -441,7 +460,7 @@ class Agent:
         if "backend" in self.errors:
             return None
         try:
-            path = netlink.path_to(self.config.softwire.server)
+            path = self._way()
             self._open_sockets(path)
         except OSError:
             self._on_released(False)
@@ -463,11 +482,16 @@ class Agent:
     def _on_released(self, confirmed):
         if confirmed:
             log.info("the server confirmed that the set is given back")
+            self.store.remove()
+            store.File(self.paths.good_config).remove()
         else:
-            log.warning("the server did not confirm the release; the mapping ends by itself")
+            # The server may hold it still, and would refuse any other nonce: keep ours.
+            log.warning(
+                "the server did not confirm the release; the mapping ends by itself, and %s is "
+                "kept to take it up again until then" % self.paths.state
+            )
         self.timings["release_confirmed"] = confirmed
         lease.remove(self.paths.lease)
-        self.store.remove()
         self.since = None
         for kind in ("server", "path"):
             self.errors.pop(kind, None)
@@ -480,7 +504,7 @@ class Agent:
     def _reload(self):
         """Take up a changed config file; a bad one changes nothing but status."""
         settings, error = load_config(self.paths)
-        if error:
+        if settings is None:
             self.complain_about_config(error)
             return {"error": error}
         self.errors.pop("config", None)
@@ -508,7 +532,8 @@ class Agent:
             self._carry(now)
         self.config = settings
         self._server = net.text(new.server)
-        self.path = None
+        if new.enabled:
+            self._forget_path()
         self._begin()
 
 
@@ -527,7 +552,7 @@ def load_config(paths):
     except OSError as error:
         return None, "cannot read %s: %s" % (paths.config, error)
     except ValueError as error:
-        return None, str(error)
+        return None, str(error) or "the file is not text"
     good = store.File(paths.good_config, _CONFIG_LARGEST)
     good.read()
     try:

@@ -115,7 +115,7 @@ def _settings(paths):
     from cpe_agent import agent
 
     settings, error = agent.load_config(paths)
-    if error:
+    if settings is None:
         settings = agent.last_good_config(paths)
     if settings is None:
         _complain("%s: %s" % (paths.config, error))
@@ -124,7 +124,7 @@ def _settings(paths):
 
 def _run(options, _):
     # Imported here: the other commands need neither the core nor a backend, and a router is slow.
-    from cpe_agent import agent, log
+    from cpe_agent import agent, log, net
 
     paths = _paths(options)
     try:
@@ -141,6 +141,7 @@ def _run(options, _):
     settings, error = _settings(paths)
     if settings is None:
         return USAGE_ERROR
+    net.ignore_broken_pipes()
     for warning in settings.warnings:
         log.warning(warning)
     running = agent.Agent(settings, paths)
@@ -155,7 +156,7 @@ def _ask(options, command):
     try:
         answer = control.ask(_socket(options), command)
     except control.NotRunning as error:
-        _complain("%s; start it with '/etc/init.d/cpe-agent start' or 'cpe-agent run'" % error)
+        _complain("%s; start one with 'cpe-agent run'" % error)
         return None
     if "error" in answer:
         _complain(answer["error"])
@@ -206,7 +207,7 @@ def _release(options, _):
         answer = _ask(options, "status")
         if answer is None:
             return NOT_RUNNING
-        if answer["state"] == "released":
+        if answer["state"] in ("released", "disabled"):
             return _released(answer["timings"].get("release_confirmed"))
         time.sleep(0.25)
     _complain("still not confirmed; see 'cpe-agent status'")

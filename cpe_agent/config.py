@@ -145,6 +145,11 @@ def parse(text):
     values = _read("agent", merged, AGENT_OPTIONS, warnings)
     if softwire.aftr is None and values["backend"] != "none":
         raise ConfigError(_NO_AFTR % where)
+    if wire.is_v4(softwire.server) and values["backend"] != "none":
+        raise ConfigError(
+            "%s: option server must be an IPv6 address: the server binds the softwire to the "
+            "source address that it sees" % where
+        )
     return Config(softwire, Agent(*[values[option[0]] for option in AGENT_OPTIONS]), warnings)
 
 

@@ -4,7 +4,10 @@ import sys
 
 
 def _write(level, text):
-    sys.stderr.write("cpe-agent: %s%s\n" % (level, text))
+    try:
+        sys.stderr.write("cpe-agent: %s%s\n" % (level, text))
+    except OSError:
+        pass  # nobody listens any more; the line is worth more than its log
 
 
 def info(text):

@@ -16,6 +16,8 @@ EAGAIN = 11
 ECONNREFUSED = 111
 MICROPYTHON = sys.implementation.name == "micropython"
 
+_SIGPIPE = 13
+_SIG_IGN = 1
 _AF_UNIX = 1
 _AF_NETLINK = 16
 _IPPROTO_IPV6 = 41
@@ -54,6 +56,14 @@ def _unpack(sockaddr):
     return wire.V4_PREFIX + bytes(sockaddr[4:8]), port
 
 
+def ignore_broken_pipes():
+    """Writing to who has gone is an error, not the end: CPython's way, for MicroPython too."""
+    if MICROPYTHON:
+        import ffi
+
+        ffi.open(None).func("p", "signal", "ip")(_SIGPIPE, _SIG_IGN)
+
+
 def text(address):
     """16 octets as people write the address."""
     if wire.is_v4(address):
@@ -85,11 +95,15 @@ def announce_socket(interface):
     Other PCP clients on this host may listen too. Raises OSError.
     """
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, 1)
-    sock.bind(_sockaddr(wire.ANY_V6, wire.CLIENT_PORT)[1])
-    group = _ALL_NODES + struct.pack(NATIVE + "I", interface)
-    sock.setsockopt(_IPPROTO_IPV6, _IPV6_JOIN_GROUP, group)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, 1)
+        sock.bind(_sockaddr(wire.ANY_V6, wire.CLIENT_PORT)[1])
+        group = _ALL_NODES + struct.pack(NATIVE + "I", interface)
+        sock.setsockopt(_IPPROTO_IPV6, _IPV6_JOIN_GROUP, group)
+    except OSError:
+        sock.close()
+        raise
     sock.setblocking(False)
     return sock
 

@@ -205,17 +205,19 @@ def delete_flows(address, keep):
     this router carry the address as destination: of their replies when NAT changed the source, of
     the first packet when it was forwarded inwards (RFC 7596 5.1).
     """
-    sock = net.netlink_socket(_NETFILTER)
+    # One socket to look and one to delete: a list of thousands of flows is too much for a router.
+    looking, deleting = net.netlink_socket(_NETFILTER), net.netlink_socket(_NETFILTER)
     head = struct.pack(">BBH", _AF_INET, 0, 0)
+    count = 0
     try:
-        stale = []
-        for message in _exchange(sock, _CT_GET, _DUMP, head):
+        for message in _exchange(looking, _CT_GET, _DUMP, head):
             flow = attributes(message, 4)
             if _is_stale(flow, address, keep):
-                stale.append(bytes(flow[_CTA_TUPLE_ORIG]))
-        return sum([_delete(sock, head, tuple_orig) for tuple_orig in stale])
+                count += _delete(deleting, head, bytes(flow[_CTA_TUPLE_ORIG]))
+        return count
     finally:
-        sock.close()
+        looking.close()
+        deleting.close()
 
 
 def _is_stale(flow, address, keep):

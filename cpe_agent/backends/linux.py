@@ -51,9 +51,12 @@ class Linux:
         Raises BackendError after going back to what was there before.
         """
         before, self.plan = self.plan, None
+        adopted = before is None and self.present()
         try:
             changed = self._converge(plan)
         except BackendError as error:
+            if adopted and plan is not None:
+                raise BackendError("%s; the line that was found is left as it is" % error) from None
             self._go_back(before, error)
         self.plan = plan
         self.index = self._read_index()
@@ -198,7 +201,9 @@ class Linux:
     def _run(self, command):
         """(exit code, output with errors) of a command."""
         path = self._dir + "/output"
-        code = os.system("%s >%s 2>&1" % (command, path)) >> 8
+        status = os.system("%s >%s 2>&1" % (command, path))
+        # Some shells replace themselves by the command, and then a signal is not an exit code.
+        code = status >> 8 or status & 0xFF
         try:
             with open(path) as file:
                 return code, file.read()

@@ -75,7 +75,8 @@ class Mapping:
         self.last_sent = None  # ms
         self._sent_at = []  # ms; of requests that may still be on the way
         self._answer = None  # the Response that brought the grant
-        self._answer_at = None  # ms
+        self._refusal = None  # the Response that refused last
+        self._answer_at = None  # ms; of the later of the two
 
     # What the client wants
 
@@ -200,11 +201,13 @@ class Mapping:
     # Answers. The client has checked server, port, nonce, protocol and internal port.
 
     def is_repeat(self, now, response):
-        """True for a copy of the answer that brought the present set: the network doubled it, or it
-        was long on the way. It is no news, and above all no answer to a later request."""
-        if self._answer is None or now > self._answer_at + LONGEST_WAY:
+        """True for a copy of the answer that brought the present set, or of the last refusal: the
+        network doubled it, or it was long on the way. It is no news, and above all no answer to a
+        later request."""
+        if self._answer_at is None or now > self._answer_at + LONGEST_WAY:
             return False
-        return response[2:] == self._answer[2:]
+        heard = [known[2:] for known in (self._answer, self._refusal) if known is not None]
+        return response[2:] in heard
 
     def believes(self, verdict):
         """False where an old datagram may have come late: then the client asks again.
@@ -222,10 +225,11 @@ class Mapping:
             return []  # an answer to a request that was never sent (RFC 6887 8.3)
         if self.state == RELEASING:
             return self._on_release_answer(response)
-        if response.result != wire.SUCCESS:
-            return self._on_error(now, response, random_bytes)
         if not self.believes(verdict):
             return []
+        if response.result != wire.SUCCESS:
+            self._refusal, self._answer_at = response, now
+            return self._on_error(now, response, random_bytes)
         if response.lifetime == 0:
             return self._on_end(now, response, random_bytes)
         try:

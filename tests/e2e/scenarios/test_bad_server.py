@@ -29,7 +29,7 @@ def test_refusals_are_named_and_end(home):
     assert found["state"] != "up"
     assert not home.has_softwire()
     home.lwaftr("fault", refuse=MALFORMED_OPTION)
-    home.wait_error("MALFORMED_OPTION", "try option ports '1'")
+    home.wait_error("MALFORMED_OPTION", "gives port sets")
     home.lwaftr("fault", refuse=0)
     home.talk(home.wait_up())
 

@@ -50,8 +50,10 @@ def test_a_missing_lwaftr_is_named():
 def test_the_pcp_server_may_be_another_one():
     assert one("server", "2001:db8::9").server[15] == 9
     assert one("server", "2001:db8::9").aftr == SERVER
-    assert one("server", "192.0.2.1").aftr == SERVER
-    assert one("server", "192.0.2.1").server[12:] == b"\xc0\0\2\1"
+    only_look = "\toption server '192.0.2.1'\nconfig agent\n\toption backend 'none'\n"
+    assert softwire(only_look).softwire.server[12:] == b"\xc0\0\2\1"
+    found = error("config softwire 'wan4'\n" + AFTR + "\toption server '192.0.2.1'\n")
+    assert "wan4" in found and "server must be an IPv6 address" in found
     parsed = softwire("\toption server '2001:db8::9'\n", aftr="").softwire
     assert parsed.server == parsed.aftr and parsed.aftr[15] == 9
 
@@ -60,7 +62,7 @@ def test_the_pcp_server_may_be_another_one():
 CHECKS = (
     ("enabled", "1 0 yes no on off true false", "2 maybe TRUE -1", "1 or 0"),
     ("aftr", "2001:db8::1 fe80::1", "ff02::1 :: ::1 192.0.2.1 router 2001:db8::g 1:2", "2001:db8"),
-    ("server", "2001:db8::1 192.0.2.1", "ff02::1 :: ::1 224.0.0.1 127.0.0.1 0.0.0.0 x", "unicast"),
+    ("server", "2001:db8::1 fe80::1", "ff02::1 :: ::1 224.0.0.1 127.0.0.1 0.0.0.0 x", "unicast"),
     ("source", "auto 2001:db8::1", "ff02::1 ::1 192.0.2.1 any", "2001:db8"),
     ("ports", "1 2 4096 65535 max", "0 65536 -1 1.5 many 99999999999999999999 +1", "1 to 65535"),
     ("lifetime", "120 3600 86400", "119 0 86401 1h -120", "120 to 86400"),

@@ -186,3 +186,19 @@ def test_the_epoch_of_a_refusal_counts():
     assert bench.client.epoch.server == 3
     assert len(bench.sent) == count + 1 and bench.last().map.internal_port == 200
     assert (m.RECOVERING, other) in [(event.kind, event.mapping) for _, event in bench.events]
+
+
+def test_a_late_copy_of_an_old_refusal_does_not_take_the_line_down():
+    bench = Bench(ALL).start()
+    refusal = wire.map_response(
+        wire.NOT_AUTHORIZED, 3, bench.epoch(), wire.parse_request(bench.sent[-1][1]).map
+    )
+    bench.receive(refusal)
+    bench.run(5)
+    bench.answer(size=1024, first=2048, first_internal=1)
+    held = bench.held()
+    bench.run(10)
+    bench.receive(refusal)  # doubled by the network
+    assert held and bench.held() == held
+    bench.run(60)
+    assert bench.held() == held and m.LOST not in bench.kinds()

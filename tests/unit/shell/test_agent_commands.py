@@ -319,3 +319,34 @@ def test_disabling_the_softwire_gives_the_set_back_and_enabling_asks_anew(make_p
     agent.configure()
     assert agent.cli("reload").returncode == 0
     agent.wait_held()
+
+
+def test_octets_that_are_no_text_leave_the_line_on_the_last_good_config(make_peer, make_agent):
+    make_peer(rig.grant())
+    agent = make_agent()
+    agent.start()
+    agent.wait_held()
+    good = agent.config.read_bytes()
+    agent.config.write_bytes(good + b"# \xff\xfe\n")
+    assert agent.cli("reload").returncode == 2
+    assert agent.status()["state"] == "up" and agent.status()["errors"]
+    agent.kill()
+    agent.start()
+    assert agent.wait_held()["errors"]
+    agent.config.write_bytes(good)
+    assert agent.cli("reload").returncode == 0
+    assert agent.status()["errors"] == []
+
+
+def test_the_nonce_is_kept_while_the_server_may_hold_the_mapping(make_peer, make_agent):
+    yes, no = rig.grant(), rig.refuse(7)
+    peer = make_peer(lambda request: yes(request) if request.lifetime else no(request))
+    agent = make_agent()
+    agent.start()
+    agent.wait_held()
+    nonce = peer.request()[0].map.nonce
+    assert agent.cli("release").returncode == 0  # and the server's network has failed
+    agent.cli("renew")
+    agent.wait_held()
+    while not peer.requests.empty():
+        assert peer.request()[0].map.nonce == nonce
