@@ -188,7 +188,7 @@ def test_a_release_that_the_server_refuses_is_not_called_silence(agent, miniupnp
     assert done.returncode == 0
     assert "released here; the server was silent or refused" in done.stdout
     assert "the server did not confirm the release" in agent.log()
-    assert not agent.state.exists()
+    assert agent.state.exists()  # with the nonce: the server may hold a mapping of it
 
 
 def test_an_agent_that_was_killed_goes_on_with_its_nonce(agent, miniupnpd, capture):
