@@ -256,7 +256,7 @@ def test_without_an_agent_it_says_so(make_agent, command):
     done = make_agent().cli(command)
     assert (done.returncode, done.stdout) == (3, "")
     assert "no agent answers at" in done.stderr
-    assert "start it with" in done.stderr
+    assert "start one with" in done.stderr
 
 
 USAGE = [
