@@ -2,4 +2,4 @@
 
 
 class BackendError(Exception):
-    """The network could not be changed; the text is for people. What was there is there again."""
+    """The network could not be changed. The text is for people, and says what is there now."""

@@ -236,9 +236,9 @@ class Mapping:
             grant = self._read_grant(now, response)
         except ValueError as error:
             return self._on_unusable(now, str(error), random_bytes)
-        if not self.unanswered and self._loses_set(response, grant):
-            return self._on_bare_update(now, grant, random_bytes)
         self._answer, self._answer_at = response, now
+        if not self.unanswered and self._loses_set(response):
+            return self._on_bare_update(now, grant, random_bytes)
         return [self._adopt(now, grant, random_bytes)]
 
     def _on_release_answer(self, response):
@@ -293,7 +293,7 @@ class Mapping:
         by_epoch = self.grant.granted + (epoch - self._answer.epoch - 1) * 1000
         return min(max(began[0], by_epoch), self.last_sent)
 
-    def _loses_set(self, response, grant):
+    def _loses_set(self, response):
         return (
             self.grant is not None
             and self.grant.port_set.size > 1

@@ -316,6 +316,14 @@ def test_a_bare_update_of_the_held_set_refreshes_it_and_does_not_shrink_it():
     assert bench.kinds() == [m.GRANTED, m.RENEWED] and len(bench.sent) == 1
 
 
+def test_the_three_copies_of_a_bare_update_are_one():
+    bench = Bench().granted()
+    bench.run(60)
+    for _ in range(3):  # RFC 6887 14.2
+        bench.answer(size=None, lifetime=1200)
+    assert bench.kinds() == [m.GRANTED, m.RENEWED] and bench.client.dropped[c.REPEATED] == 2
+
+
 def test_a_bare_update_to_another_set_is_not_believed_but_asked_about():
     bench = Bench().granted()
     bench.run(60)
