@@ -21,6 +21,7 @@ SPLIT = "--lab-stderr-follows--"
 # A console in canonical mode takes lines up to 4095 bytes; OpenWrt's line editor takes 1023.
 LONGEST_LINE = {"lab": 3000, "openwrt": 600}
 TAIL_LINES = 40
+FIRST_WORD = 20  # seconds until a firmware says something; under full load it takes one or two
 
 
 class LabError(Exception):
@@ -112,11 +113,24 @@ class Guest:
             raise self.failure("has no power to cut")
         self._leave_shell()
         self._qemu.monitor_command("stop")
-        self._qemu.drain()
         self._qemu.monitor_command("system_reset")
+        self._await_state("prelaunch")
+        self._qemu.drain()
         self._began = time.monotonic()
         self._qemu.monitor_command("cont")
+        if not self._qemu.says_something(FIRST_WORD):
+            # Seen once in some thousand resets: QEMU says it runs, and its firmware never does.
+            self.kill()
+            self._start()
         return self.wait_boot() if wait else None
+
+    def _await_state(self, wanted):
+        """QEMU resets after it has answered; "cont" must not come before that."""
+        end = time.monotonic() + FIRST_WORD
+        while self._qemu.monitor_command("query-status")["status"] != wanted:
+            if time.monotonic() > end:
+                raise self.failure(f"QEMU is not in state {wanted} within {FIRST_WORD} s")
+            time.sleep(0.01)
 
     def kill(self):
         """Cut the power for good by killing QEMU; start_again() gives it back."""

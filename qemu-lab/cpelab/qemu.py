@@ -71,6 +71,10 @@ class LabQEMUDriver(QEMUDriver):
                 break
         self.forget()
 
+    def says_something(self, timeout):
+        """Does the console speak within `timeout` seconds? What it says stays to be read."""
+        return bool(select.select([self._clientsocket], [], [], timeout)[0])
+
     def _read(self, size=1, timeout=10, max_size=None):
         data = super()._read(size, timeout, max_size)
         with open(self.transcript, "ab") as out:

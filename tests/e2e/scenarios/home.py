@@ -6,6 +6,8 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+from cpelab.guest import LabError
+
 LWAFTR = "2001:db8:ffff::1"
 ROUTER = "2001:db8:c0de::2"
 POOL = "192.0.2.3"
@@ -64,7 +66,7 @@ class Home:
     def _begin(self, options, neighbour=False, faults=None, wait=True, **lwaftr):
         """neighbour: another home takes the first set of the pool before. faults: those from the
         beginning. wait: False returns at once. lwaftr: sections of the lwAFTR's config."""
-        self.lab.cpe.run(_CLEAN)
+        self._clean()
         self._begin_lwaftr(lwaftr)
         if neighbour:
             assert self.probe("neighbour")["first_port"] == 1024
@@ -73,6 +75,15 @@ class Home:
         self.configure(options)
         self.lab.cpe.check("rm /tmp/no-agent")
         return self.wait_up() if wait else None
+
+    def _clean(self):
+        """An empty router. One whose shell is gone takes its own test down, not the next ones."""
+        try:
+            self.lab.cpe.run(_CLEAN)
+        except LabError:
+            self.lab.cpe.kill()
+            self.lab.cpe.start_again()
+            self.lab.cpe.run(_CLEAN)
 
     def _begin_lwaftr(self, sections):
         config = {
