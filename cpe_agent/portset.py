@@ -2,7 +2,11 @@
 
 from collections import namedtuple
 
-# address: dotted IPv4 text. first: 1 to 65535. size: ports, 1 to 65535.
+from cpe_agent import address as addresses
+from cpe_agent.pcp import wire
+
+# address: as text; IPv4 except where a mapping is for an IPv6 firewall. first: 1 to 65535.
+# size: ports, 1 to 65535.
 PortSet = namedtuple("PortSet", ("address", "first", "size"))
 
 
@@ -27,18 +31,28 @@ def text(port_set):
 
 
 def why_unusable(address, first, size):
-    """Reason why a softwire cannot live on this set, or None.
+    """Reason why nobody can live on this set, or None.
 
-    address: 4 octets. A wrong grant would be worse than none: it could take the router's own
+    address: 4 octets, or 16. A wrong grant would be worse than none: it could take the router's own
     loopback, or everything, for the shared address.
     """
-    if address[0] in (0, 127) or address[0] >= 224:
-        return "external address %s is no unicast address" % dotted(address)
+    if len(address) == 16 and wire.is_v4(address):
+        address = address[12:]
+    if _is_no_unicast(address):
+        shown = dotted(address) if len(address) == 4 else addresses.text(address)
+        return "external address %s is no unicast address" % shown
     if not 1 <= first <= 65535:
         return "first external port %d" % first
     if size < 1 or first + size - 1 > 65535:
         return "%d ports from %d do not end by 65535" % (size, first)
     return None
+
+
+def _is_no_unicast(address):
+    if len(address) == 4:
+        return address[0] in (0, 127) or address[0] >= 224
+    link_local = address[0] == 0xFE and address[1] & 0xC0 == 0x80
+    return address[0] == 0xFF or link_local or not any(address[:15])
 
 
 def dotted(address):

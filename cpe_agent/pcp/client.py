@@ -17,6 +17,15 @@ MALFORMED = "not a PCP response"
 UNMATCHED = "no such mapping or nonce"
 REPEATED = "a copy of an earlier answer"
 
+_WHY = {
+    timing.LATE: "an answer's epoch is behind: it is an old one, or the server lost its state",
+    timing.LOST: "the server's epoch jumped: it lost its state",
+}
+
+
+class Overlap(ValueError):
+    """The internal ports belong to another mapping already; the text says which."""
+
 
 class Client:
     """Mappings on one server, asked for from one source address."""
@@ -31,12 +40,42 @@ class Client:
         self._random_bytes = random_bytes
         self._round_at = None  # ms; when the last round of recovery was due
         self._spacing = RECOVERY_SPACING
+        self._new_from = None  # ms; before, nothing new is asked for (RFC 6887 11.4)
+        self._any_from = None  # ms; before, nothing at all is
         self._events = []
         self._datagrams = []
 
     def add(self, mapping):
-        """Take charge of a mapping. Its nonce, protocol and internal port are the match key."""
+        """Take charge of a mapping. Its nonce, protocol and internal port are the match key.
+
+        Raises Overlap when its internal ports meet another's: to the server, a request for a part
+        of a mapping is a request for that mapping (RFC 7753 4.4.1, 6.3).
+        """
+        for other in self.mappings:
+            if self._overlap(mapping.wish, other.wish):
+                raise Overlap(
+                    "internal ports %d-%d meet those of another mapping, %d-%d"
+                    % (_internal_range(mapping.wish) + _internal_range(other.wish))
+                )
         self.mappings.append(mapping)
+
+    def remove(self, mapping):
+        """Forget a mapping; what the server knows of it stays until its lifetime is over."""
+        self.mappings.remove(mapping)
+
+    def probe(self, now):
+        """Ask for the epoch, which changes nothing at the server (RFC 6887 14.1.2)."""
+        if not self._is_quiet(now):
+            self._datagrams.append(wire.announce_request(self.source))
+
+    def _overlap(self, one, other):
+        if wire.PROTO_ALL not in (one.protocol, other.protocol) and one.protocol != other.protocol:
+            return False
+        if (one.third_party or self.source) != (other.third_party or self.source):
+            return False
+        first, last = _internal_range(one)
+        other_first, other_last = _internal_range(other)
+        return first <= other_last and other_first <= last
 
     def datagrams(self):
         """Datagrams to send to the server, port 5351, from the source; each is handed out once."""
@@ -56,10 +95,20 @@ class Client:
     def handle_timer(self, now):
         """Send what is due at now (ms) and notice what has expired."""
         for mapping in self.mappings:
+            self._hold_back(now, mapping)
             datagram, events = mapping.handle_timer(now, self.source, self._random_bytes)
             self._events += events
             if datagram:
                 self._datagrams.append(datagram)
+
+    def _hold_back(self, now, mapping):
+        if self._is_quiet(now):
+            mapping.postpone(self._any_from)
+        elif self._new_from is not None and now < self._new_from and mapping.grant is None:
+            mapping.postpone(self._new_from)
+
+    def _is_quiet(self, now):
+        return self._any_from is not None and now < self._any_from
 
     def receive(self, now, data, address, port):
         """Take in one datagram, by the order of RFC 6887 8.3. address: 16 octets."""
@@ -112,14 +161,24 @@ class Client:
         if verdict != timing.FOLLOWS:
             # An answer that is believed is fresh news about its mapping; the rest may be gone.
             asked = mapping if mapping.believes(verdict) else None
-            self._recover(now, 0, "the server's epoch jumped: it lost its state", but=asked)
+            self._recover(now, 0, _WHY[verdict], but=asked)
+        if response.result == wire.NO_RESOURCES:
+            self._on_no_resources(now, response, mapping)
         self._events += mapping.on_response(now, response, verdict, self._random_bytes)
+
+    def _on_no_resources(self, now, response, refused):
+        """RFC 6887 11.4: a server that is full wants no new mappings for a while; one that cannot
+        even delete wants to hear nothing."""
+        until = now + min(response.lifetime, m.MAX_ERROR_LIFETIME) * 1000
+        if refused.state == m.RELEASING:
+            self._any_from = until
+        else:
+            self._new_from = until
 
     def _match(self, data):
         """By protocol, internal port and nonce, and by nothing else (RFC 6887 11.4)."""
         for mapping in self.mappings:
-            wish = mapping.wish
-            key = (mapping.nonce, wish.protocol, wish.internal_port)
+            key = (mapping.nonce, mapping.wish.protocol, mapping.internal_port)
             if key == (data.nonce, data.protocol, data.internal_port):
                 return mapping
         return None
@@ -142,6 +201,7 @@ class Client:
 
         but: a mapping that needs it not. answered: False for those alone that await an answer.
         """
+        self._new_from = self._any_from = None
         planned = self._round_at is not None and now < self._round_at
         at, spacing = (self._round_at, self._spacing) if planned else self._next_round(now, wait)
         for mapping in self.mappings:
@@ -165,3 +225,10 @@ class Client:
             return now + wait, RECOVERY_SPACING
         at = max(now + wait, self._round_at + self._spacing)
         return at, min(2 * self._spacing, MAX_RECOVERY_SPACING)
+
+
+def _internal_range(wish):
+    """(first, last) internal port; all of them for internal port 0."""
+    if wish.internal_port == 0:
+        return 0, 65535
+    return wish.internal_port, wish.internal_port + wish.size - 1

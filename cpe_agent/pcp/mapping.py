@@ -6,7 +6,7 @@ server's epoch, other mappings, sockets or clocks; times are milliseconds and co
 
 from collections import namedtuple
 
-from cpe_agent import portset
+from cpe_agent import address, portset
 from cpe_agent.pcp import timing, wire
 from cpe_agent.portset import PortSet
 
@@ -24,12 +24,14 @@ GRANTED = "granted"
 RENEWED = "renewed"
 CHANGED = "changed"
 LOST = "lost"
-EVENT_REFUSED = "refused"
+EVENT_REFUSED = "refusal"
 UNUSABLE = "unusable"
 SILENT = "silent"
 RELEASED = "released"
 RECOVERING = "recovering"
 PLAIN = "plain"  # asking again for one port without PORT_SET
+OTHER_FORM = "other form"  # asking again for all protocols with internal port 0
+GAVE_UP = "gave up"  # RFC 7488 3: so many transmissions in vain that another server may be tried
 Event = namedtuple("Event", ("kind", "mapping", "detail"))
 # result: code. lifetime: seconds as sent. version: of PCP, as sent. Without the nonce, for logs.
 Refusal = namedtuple("Refusal", ("result", "lifetime", "version"))
@@ -42,25 +44,74 @@ RELEASE_TRIES = 4  # transmissions; the mapping ends by itself if nobody hears t
 RECOVERY_WAIT = 5000  # ms; random wait up to this after an announcement (RFC 6887 14.1.3)
 LONGEST_WAY = 30000  # ms that a datagram, or an answer to it, may be on the way
 SILENT_AFTER = 3  # unanswered requests before a person is told
+MRC = 4  # transmissions before another server may be tried (RFC 7488 3)
 
 # protocol: 0 for all, else IANA number. internal_port: match key with protocol and nonce.
 # size: ports wanted, 65535 for as many as possible. lifetime: seconds. parity: the P bit.
-Wish = namedtuple("Wish", ("protocol", "internal_port", "size", "lifetime", "parity"))
+# family: 4 or 6, of the external address. third_party: 16 octets of the internal host, None for
+# ourselves. filters: tuples (prefix length, port, 16 octets) as in FILTER. prefer_failure: the
+# suggested address and port or nothing. fallback: when a server refuses all protocols with an
+# internal port (RFC 7753 5.2), ask with internal port 0 (RFC 6887 11.1).
+Wish = namedtuple(
+    "Wish",
+    (
+        "protocol",
+        "internal_port",
+        "size",
+        "lifetime",
+        "parity",
+        "family",
+        "third_party",
+        "filters",
+        "prefer_failure",
+        "fallback",
+    ),
+)
 # first_internal: First Internal Port. lifetime: seconds as used. granted, expires: ms.
 Grant = namedtuple("Grant", ("port_set", "first_internal", "lifetime", "granted", "expires"))
 
 
-def wish(protocol, internal_port, size, lifetime, parity=False):
-    """A Wish whose internal range ends at port 65535."""
-    return Wish(protocol, internal_port, min(size, 65536 - max(internal_port, 1)), lifetime, parity)
+def wish(
+    protocol,
+    internal_port,
+    size,
+    lifetime,
+    parity=False,
+    family=4,
+    third_party=None,
+    filters=(),
+    prefer_failure=False,
+    fallback=False,
+):
+    """A Wish whose internal range ends at port 65535. Raises ValueError for what no server may
+    grant: a set with PREFER_FAILURE (RFC 7753 4.1), more filters than wire.MAX_FILTERS."""
+    size = min(size, 65536 - max(internal_port, 1))
+    if prefer_failure and size > 1:
+        raise ValueError("PREFER_FAILURE is for single ports")
+    if len(filters) > wire.MAX_FILTERS:
+        raise ValueError("%d filters; allowed: %d" % (len(filters), wire.MAX_FILTERS))
+    return Wish(
+        protocol,
+        internal_port,
+        size,
+        lifetime,
+        parity,
+        family,
+        third_party,
+        tuple(filters),
+        prefer_failure,
+        fallback,
+    )
 
 
 class Mapping:
     """State of one mapping. The client calls; nothing here calls out."""
 
     def __init__(self, wish, nonce, known=None, first_internal=None):
-        """nonce: 12 octets. known: PortSet held before a restart; suggested to get it back."""
+        """nonce: 12 octets. known: PortSet to suggest, or None: one held before a restart, to get
+        it back, or a port that somebody wants (address 0.0.0.0 or :: if any will do)."""
         self.wish = wish
+        self.internal_port = wish.internal_port
         self.nonce = nonce
         self.known = known
         self.first_internal = first_internal
@@ -77,6 +128,7 @@ class Mapping:
         self._answer = None  # the Response that brought the grant
         self._refusal = None  # the Response that refused last
         self._answer_at = None  # ms; of the later of the two
+        self._deleted_at = None  # ms; when a deletion was last sent
 
     # What the client wants
 
@@ -115,8 +167,14 @@ class Mapping:
         self._plain = False
         if self.state == REFUSED:
             self.state = ASKING
+            self.internal_port = self.wish.internal_port
         self.renew(now, delay)
         return True
+
+    def postpone(self, until):
+        """Send nothing before that time, in ms: another mapping's refusal says so."""
+        if self.send_at is not None and self.send_at < until:
+            self.send_at = until
 
     def release(self, now):
         """Give the mapping back (RFC 6887 15.1)."""
@@ -147,6 +205,9 @@ class Mapping:
             return None, events
         if self.state == REFUSED:
             self.state = ASKING
+            self.internal_port = self.wish.internal_port
+        if self.state == ASKING and self.unanswered and self.unanswered % MRC == 0:
+            events.append(Event(GAVE_UP, self, None))
         datagram = self._request(client_ip)
         self._sent(now, random_bytes)
         if self.unanswered == SILENT_AFTER:
@@ -156,6 +217,8 @@ class Mapping:
     def _sent(self, now, random_bytes):
         self.unanswered += 1
         self.last_sent = now
+        if self.state == RELEASING:
+            self._deleted_at = now
         self._sent_at = [at for at in self._sent_at if at >= now - LONGEST_WAY] + [now]
         self.hold_until = None
         if self.state == HELD and not self._urgent:
@@ -171,17 +234,31 @@ class Mapping:
 
     def _request(self, client_ip):
         deleting = self.state == RELEASING
-        address, port = wire.ANY_V4, 0
+        suggested, port = wire.ANY_V4 if self.wish.family == 4 else wire.ANY_V6, 0
         if self.known and not deleting:  # a deletion suggests nothing (RFC 6887 15.1)
-            address = wire.V4_PREFIX + portset.octets(self.known.address)
-            port = self.known.first
+            suggested, port = address.octets(self.known.address), self.known.first
         wish = self.wish
-        data = wire.MapData(self.nonce, wish.protocol, wish.internal_port, port, address)
+        data = wire.MapData(self.nonce, wish.protocol, self.internal_port, port, suggested)
+        lifetime = 0 if deleting else wish.lifetime
+        return wire.map_request(client_ip, lifetime, data, self._options(client_ip, port, deleting))
+
+    def _options(self, client_ip, suggested_port, deleting):
+        wish = self.wish
+        octets = b""
+        if wish.third_party not in (None, client_ip):  # never the source itself (RFC 6887 13.1)
+            octets += wire.third_party_option(wish.third_party)
         size = self._size()
-        options = b""
         if size > 1:  # RFC 7753 4.1: not on single ports
-            options = wire.port_set_option(size, wish.internal_port, wish.parity)
-        return wire.map_request(client_ip, 0 if deleting else wish.lifetime, data, options)
+            octets += wire.port_set_option(size, self.internal_port, wish.parity)
+        if deleting:  # with lifetime 0, both would be refused (RFC 6887 11.3, 13.3)
+            return octets
+        if wish.prefer_failure and suggested_port:
+            octets += wire.prefer_failure_option()
+        if wish.filters:  # they are added to what is there, so that goes first
+            octets += wire.filter_option(0, 0, wire.ANY_V6)
+        for one in wish.filters:
+            octets += wire.filter_option(*one)
+        return octets
 
     def _size(self):
         """Ports to ask for. What was granted, except where that could not bring the set back.
@@ -232,6 +309,8 @@ class Mapping:
             return self._on_error(now, response, random_bytes)
         if response.lifetime == 0:
             return self._on_end(now, response, random_bytes)
+        if self._is_stray(response):
+            return []
         try:
             grant = self._read_grant(now, response)
         except ValueError as error:
@@ -241,14 +320,26 @@ class Mapping:
             return self._on_bare_update(now, grant, random_bytes)
         return [self._adopt(now, grant, random_bytes)]
 
+    def _is_stray(self, response):
+        """True for a Mapping Update of an older mapping that looks like the answer to a request
+        with PREFER_FAILURE (RFC 6887 13.2)."""
+        if not self.wish.prefer_failure or self.known is None or self.known.first == 0:
+            return False
+        wanted = address.octets(self.known.address)
+        same_address = wanted in (wire.ANY_V4, wire.ANY_V6, response.map.external_ip)
+        return response.map.external_port != self.known.first or not same_address
+
     def _on_release_answer(self, response):
         if response.result == wire.SUCCESS and response.lifetime:
             return []  # a late answer to a renewal, or traffic keeps it alive; ask again
+        if response.result != wire.SUCCESS and response.map and response.map.external_port:
+            return []  # to a renewal: errors echo what was suggested, and a deletion suggests none
         return [self._end(response.result == wire.SUCCESS)]
 
     def _on_end(self, now, response, random_bytes):
         """SUCCESS with lifetime 0: the server ended the mapping, or answers a release late."""
-        if self.state != HELD and response.map.external_port == 0:
+        late = self._deleted_at is not None and now <= self._deleted_at + LONGEST_WAY
+        if response.map.external_port == 0 and (late or self.state != HELD):
             return []
         if self.state != HELD:
             return self._on_unusable(now, "its lifetime is 0 s", random_bytes)
@@ -260,16 +351,15 @@ class Mapping:
         """The Grant in a SUCCESS. Raises ValueError when no softwire can live on it."""
         data = response.map
         octets = wire.find_option(response.options, wire.OPT_PORT_SET)
-        size, first_internal = 1, self.wish.internal_port
+        size, first_internal = 1, self.internal_port
         if octets is not None:
             size, first_internal, _ = wire.parse_port_set(octets)
-        if not wire.is_v4(data.external_ip):
-            raise ValueError("the external address is not IPv4")
-        address = data.external_ip[12:]
-        reason = portset.why_unusable(address, data.external_port, size)
+        if wire.is_v4(data.external_ip) != (self.wish.family == 4):
+            raise ValueError("the external address is not IPv%d" % self.wish.family)
+        reason = portset.why_unusable(data.external_ip, data.external_port, size)
         if reason:
             raise ValueError(reason)
-        port_set = PortSet(portset.dotted(address), data.external_port, size)
+        port_set = PortSet(address.text(data.external_ip), data.external_port, size)
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)
@@ -349,17 +439,34 @@ class Mapping:
             events = [self._lose(now, "the server revoked it")]
         else:
             events = []
+        # Another request is not bound by the refusal's waiting time (RFC 6887 8.3).
         if self._can_do_without_set(response.result):
-            # Another request, so the refusal's waiting time does not bind it (RFC 6887 8.3).
             self._plain = True
-            self.unanswered = 0
-            self.send_at = self._spaced(now)
-            return [Event(PLAIN, self, None)]
+            return self._ask_otherwise(now, PLAIN)
+        if self._can_do_without_port(response.result):
+            self.internal_port = 0
+            return self._ask_otherwise(now, OTHER_FORM)
         cap = VERSION_RETRY if response.result == wire.UNSUPP_VERSION else MAX_ERROR_LIFETIME
         self._hold(now, min(response.lifetime, cap) * 1000, random_bytes)
         refusal = Refusal(response.result, response.lifetime, response.version)
         events.append(Event(EVENT_REFUSED, self, refusal))
         return events
+
+    def _ask_otherwise(self, now, kind):
+        self.unanswered = 0
+        self.send_at = self._spaced(now)
+        return [Event(kind, self, None)]
+
+    def _can_do_without_port(self, result):
+        """RFC 7753 5.2 asks for all protocols with internal port 1; RFC 6887 11.3 has a server
+        refuse just that."""
+        return (
+            result in (wire.MALFORMED_REQUEST, wire.UNSUPP_PROTOCOL)
+            and self.wish.fallback
+            and self.wish.protocol == wire.PROTO_ALL
+            and self.internal_port != 0
+            and self.grant is None
+        )
 
     def _can_do_without_set(self, result):
         """Servers exist that choke on PORT_SET instead of ignoring it. For all protocols at once

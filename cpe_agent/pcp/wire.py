@@ -28,6 +28,7 @@ OPT_PORT_SET = 130  # RFC 7753 9; the draft left the number open
 OPTIONAL_BIT = 0x80  # a server may ignore options whose code has this bit (RFC 6887 7.3)
 
 PORT_SET_LENGTH = 5
+MAX_FILTERS = 8  # of one mapping; a server need support but one (RFC 6887 13.3)
 MAX_PORTS = 0xFFFF  # "as many as you will give" (RFC 7753 4.1)
 
 PROTO_ALL = 0
@@ -76,6 +77,7 @@ _RESPONSE_HEADER = ">BBBBII12s"
 _MAP = ">12sB3xHH16s"
 _OPTION = ">BxH"
 _PORT_SET = ">HHB"
+_FILTER = ">xBH16s"
 
 # nonce: 12 octets. external_port/ip: suggested in a request, assigned in a response.
 MapData = namedtuple(
@@ -103,7 +105,7 @@ def result_name(code):
 
 
 def is_v4(address):
-    """True for an IPv4-mapped address."""
+    """True for an IPv4-mapped address. All 96 leading bits count (RFC 6887 5)."""
     return address[:12] == V4_PREFIX
 
 
@@ -120,6 +122,25 @@ def port_set_option(size, first_internal, parity=False):
     if not 1 <= size <= MAX_PORTS:
         raise ValueError("port set size %d is not 1 to 65535" % size)
     return option(OPT_PORT_SET, struct.pack(_PORT_SET, size, first_internal, 1 if parity else 0))
+
+
+def third_party_option(internal_ip):
+    """THIRD_PARTY: the mapping is for that host, 16 octets (RFC 6887 13.1)."""
+    return option(OPT_THIRD_PARTY, internal_ip)
+
+
+def prefer_failure_option():
+    """PREFER_FAILURE: the suggested address and port, or nothing (RFC 6887 13.2)."""
+    return option(OPT_PREFER_FAILURE)
+
+
+def filter_option(prefix_length, port, peer_ip):
+    """FILTER: packets from that peer alone (RFC 6887 13.3).
+
+    prefix_length: of the 128 bits, so 96 and more for IPv4; 0 removes all filters of the mapping.
+    port: of the peer, 0 for all. peer_ip: 16 octets.
+    """
+    return option(OPT_FILTER, struct.pack(_FILTER, prefix_length, port, peer_ip))
 
 
 def request(opcode, lifetime, client_ip, body=b""):

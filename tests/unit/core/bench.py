@@ -3,7 +3,7 @@
 Shared by the core's tests. Runs on MicroPython as well, so it needs nothing but cpe_agent.
 """
 
-from cpe_agent import portset
+from cpe_agent import address as addresses
 from cpe_agent.pcp import mapping, wire
 from cpe_agent.pcp.client import Client
 
@@ -160,24 +160,24 @@ def success(
     """Octets of a SUCCESS for sets[which]; all that is not given is right."""
     one = bench.sets[which]
     if options is None:
-        inside = one.wish.internal_port if first_internal is None else first_internal
+        inside = one.internal_port if first_internal is None else first_internal
         options = b"" if size is None else wire.port_set_option(size, inside)
     data = wire.MapData(
         one.nonce if nonce is None else nonce,
         one.wish.protocol if protocol is None else protocol,
-        one.wish.internal_port if internal_port is None else internal_port,
+        one.internal_port if internal_port is None else internal_port,
         first,
-        external_ip or wire.V4_PREFIX + portset.octets(address),
+        external_ip or addresses.octets(address),
     )
     return wire.map_response(0, lifetime, bench.epoch() if epoch is None else epoch, data, options)
 
 
-def refusal(bench, result, lifetime, epoch=None, which=0, nonce=None):
-    """Octets of an error: an echo of the last request, as RFC 6887 8.2 builds them."""
+def refusal(bench, result, lifetime, epoch=None, which=0, nonce=None, port=0):
+    """Octets of an error: an echo of a request that suggested that port, by RFC 6887 8.2."""
     one = bench.sets[which]
     key = one.nonce if nonce is None else nonce
-    data = wire.MapData(key, one.wish.protocol, one.wish.internal_port, 0, wire.ANY_V4)
-    options = wire.port_set_option(100, one.wish.internal_port)
+    data = wire.MapData(key, one.wish.protocol, one.internal_port, port, wire.ANY_V4)
+    options = wire.port_set_option(100, one.internal_port)
     return wire.map_response(
         result, lifetime, bench.epoch() if epoch is None else epoch, data, options
     )

@@ -208,7 +208,9 @@ def test_a_silent_server_is_asked_again_and_again_with_the_same_octets():
             assert 1.79 * before <= after <= 2.21 * before or after >= 921600
         assert max(bench.gaps()) <= 1126400
         assert len(bench.sent) >= 18
-        assert bench.kinds() == [m.SILENT], "silence is told once"
+        kinds = bench.kinds()
+        assert kinds.count(m.SILENT) == 1, "silence is told once"
+        assert kinds.count(m.GAVE_UP) == (len(bench.sent) - 1) // 4
 
 
 def test_two_routers_do_not_keep_step():
