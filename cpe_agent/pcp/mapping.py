@@ -84,10 +84,13 @@ def wish(
     fallback=False,
 ):
     """A Wish whose internal range ends at port 65535. Raises ValueError for what no server may
-    grant: a set with PREFER_FAILURE (RFC 7753 4.1), more filters than wire.MAX_FILTERS."""
+    grant: a set with PREFER_FAILURE (RFC 7753 4.1), one port of all protocols (RFC 6887 11.1), more
+    filters than wire.MAX_FILTERS."""
     size = min(size, 65536 - max(internal_port, 1))
     if prefer_failure and size > 1:
         raise ValueError("PREFER_FAILURE is for single ports")
+    if protocol == wire.PROTO_ALL and size == 1:
+        raise ValueError("all protocols need a set: of one port alone, it would be all ports")
     if len(filters) > wire.MAX_FILTERS:
         raise ValueError("%d filters; allowed: %d" % (len(filters), wire.MAX_FILTERS))
     return Wish(
@@ -269,11 +272,16 @@ class Mapping:
         """
         if self._plain:
             return 1
-        if self.known is None or (self.known.size == 1 and self.state == ASKING):
+        one_port = self.known is not None and self.known.size == 1
+        # All protocols without PORT_SET would be a request for the whole address.
+        if self.known is None or (one_port and self._asks_for_more()):
             return self.wish.size
         if self.wish.size == wire.MAX_PORTS and self.first_internal == self.known.first:
             return self.wish.size
         return min(self.known.size, self.wish.size)
+
+    def _asks_for_more(self):
+        return self.state == ASKING or self.wish.protocol == wire.PROTO_ALL
 
     # Answers. The client has checked server, port, nonce, protocol and internal port.
 
@@ -360,6 +368,8 @@ class Mapping:
         if reason:
             raise ValueError(reason)
         port_set = PortSet(address.text(data.external_ip), data.external_port, size)
+        if first_internal + size > 65536:
+            raise ValueError("%d internal ports from %d pass 65535" % (size, first_internal))
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)

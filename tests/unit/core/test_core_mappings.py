@@ -33,7 +33,7 @@ def test_internal_ports_never_meet():
     udp = m.wish(17, 50000, 100, 3600)
     assert "50099-50198" in refused(udp, m.wish(17, 50099, 100, 3600))
     assert refused(udp, m.wish(17, 49901, 100, 3600))
-    assert refused(udp, m.wish(0, 50050, 1, 3600)), "all protocols are udp too"
+    assert refused(udp, m.wish(0, 50050, 2, 3600)), "all protocols are udp too"
     assert refused(m.wish(0, 0, 1024, 3600), WEB), "internal port 0 stands for all ports"
     assert refused(m.wish(0, 1, wire.MAX_PORTS, 3600), WEB)
     assert refused(udp, m.wish(17, 50000, 1, 3600, third_party=SOURCE)), "that is ourselves"
@@ -289,3 +289,29 @@ def test_a_late_answer_to_a_deletion_does_not_end_what_was_asked_for_since():
     bench.run(60)
     bench.answer(first=0, size=100, lifetime=0)
     assert bench.held() is None, "this one is the server's word"
+
+
+def test_all_protocols_are_never_asked_for_without_a_set():
+    """That would be the whole address (RFC 6887 11.1), so one granted port is renewed, and given
+    back, as the set that was asked for."""
+    try:
+        m.wish(0, 1, 1, 3600)
+    except ValueError:
+        pass
+    else:
+        raise AssertionError("one port of all protocols")
+    bench = Bench(m.wish(0, 1, 1024, 3600)).start()
+    bench.answer(first=4000, size=None)
+    assert bench.held().size == 1
+    bench.run_to_send()
+    bench.mapping.release(bench.now)
+    bench.run(5)
+    for _, octets in bench.sent:
+        [(code, data)] = options(octets)
+        assert code == wire.OPT_PORT_SET and wire.parse_port_set(data).size == 1024
+
+
+def test_internal_ports_beyond_the_last_are_no_grant():
+    bench = Bench(m.wish(17, 50000, 100, 3600)).start()
+    bench.answer(size=32, first_internal=65530)
+    assert bench.held() is None and bench.kinds() == [m.UNUSABLE]
