@@ -14,6 +14,7 @@ MAX_RECOVERY_SPACING = 640000
 # Why datagrams were dropped: names of counters.
 FOREIGN = "from another address or port"
 MALFORMED = "not a PCP response"
+NAT_PMP = "a NAT-PMP server's refusal"
 UNMATCHED = "no such mapping or nonce"
 REPEATED = "a copy of an earlier answer"
 
@@ -36,7 +37,7 @@ class Client:
         self.source = source
         self.mappings = []
         self.epoch = timing.Epoch()
-        self.dropped = {FOREIGN: 0, MALFORMED: 0, UNMATCHED: 0, REPEATED: 0}
+        self.dropped = dict.fromkeys((FOREIGN, MALFORMED, NAT_PMP, UNMATCHED, REPEATED), 0)
         self._random_bytes = random_bytes
         self._round_at = None  # ms; when the last round of recovery was due
         self._spacing = RECOVERY_SPACING
@@ -118,7 +119,7 @@ class Client:
         try:
             response = wire.parse_response(data)
         except wire.WireError:
-            self._drop(MALFORMED)
+            self._drop(NAT_PMP if wire.is_nat_pmp_refusal(data) else MALFORMED)
             return
         if response.result == wire.UNSUPP_VERSION:
             self._on_version(now, data, response)

@@ -259,6 +259,12 @@ def parse_response(data):
     return Response(version, opcode, result, lifetime, epoch, body, options)
 
 
+def is_nat_pmp_refusal(data):
+    """True for what a NAT-PMP server says to a PCP request: version 0, opcode 0 without the
+    response bit, "unsupported version" (RFC 6886 3.5). No PCP message, but worth a hint."""
+    return len(data) == 8 and data[:4] == b"\0\0\0\x01"
+
+
 def parse_request(data):
     """A datagram as Request; for servers. The caller has checked version and opcode.
 
