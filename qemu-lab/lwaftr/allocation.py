@@ -1,4 +1,4 @@
-"""Which ports a client gets: first fit from a pool, or a function of its address.
+"""The pool of ports: first fit, the suggestion first.
 
 Ports belong to one client for all protocols: a set asked for UDP and later for TCP is one set.
 External UDP 5350 and 5351 are never assigned (RFC 6887 11.3); as a protocol-0 set holds UDP
@@ -6,11 +6,10 @@ too, no set of any protocol contains them.
 """
 
 import bisect
-import ipaddress
-
-from .timers import DeadlineQueue
 
 NEVER_ASSIGNED = (5350, 5351)
+# A port that is suggested without an address is looked for on so many addresses.
+_LOOKS = 64
 
 
 class Wish:
@@ -155,7 +154,7 @@ def port_runs(first, last):
 
 
 class StatefulPool:
-    """First fit, the suggestion first.
+    """The ports of all addresses.
 
     With order 'random' the address is chosen at random while there is room: the shape of a
     pool that has been in use for long.
@@ -170,7 +169,7 @@ class StatefulPool:
         self._free = [_Runs(runs) for _ in self._addresses]
         self._longest = _Longest([free.longest for free in self._free])
         self._range = (config.first_port, config.last_port)
-        self._align = config.align or _natural_align(config.set_size)
+        self._align = config.align or natural_align(config.set_size)
         self._random_bytes = random_bytes if config.order == "random" else None
 
     def allocate(self, client, wish):
@@ -212,17 +211,36 @@ class StatefulPool:
         self._free[index].take(first, size)
         self._longest.set(index, self._free[index].longest)
 
+    def has(self, address, port):
+        """Is a port free? address None stands for any."""
+        return bool(port) and self._with_port(address, port, _LOOKS) is not None
+
     def _suggested(self, wish):
-        index = self._index.get(wish.address)
-        if index is None or not wish.port or wish.home not in (None, wish.address):
-            return None
-        if not wish.low <= wish.port <= wish.high:
+        if not wish.port or not wish.low <= wish.port <= wish.high:
             return None
         if wish.parity is not None and wish.port % 2 != wish.parity:
             return None
+        if None not in (wish.home, wish.address) and wish.home != wish.address:
+            return None
+        address = wish.home if wish.address is None else wish.address
+        limit = len(self._addresses) if wish.exact else _LOOKS
+        index = self._with_port(address, wish.port, limit)
+        if index is None:
+            return None
         length = self._free[index].free_from(wish.port)
         length = min(length, wish.size, wish.high - wish.port + 1)
-        return (wish.address, wish.port, length) if length else None
+        return self._addresses[index], wish.port, length
+
+    def _with_port(self, address, port, limit):
+        """Index of an address where a port is free, or None; address None: of the first ones."""
+        if address is not None:
+            index = self._index.get(address)
+            free = index is not None and self._free[index].free_from(port)
+            return index if free else None
+        for index in range(min(limit, len(self._addresses))):
+            if self._free[index].free_from(port):
+                return index
+        return None
 
     def _anywhere(self, wish):
         for address in (wish.home, wish.address):
@@ -261,162 +279,6 @@ class StatefulPool:
         return None if place is None else (self._addresses[index], *place)
 
 
-def _natural_align(set_size):
+def natural_align(set_size):
+    """What full sets are aligned to: their size if it is a power of two."""
     return set_size if set_size & (set_size - 1) == 0 else 1
-
-
-class StatelessPool:
-    """The set is a function of the client's address alone (the case of RFC 7753 5.2).
-
-    The bits of the client's address from the end of client_prefix to client_prefix_end are
-    the number of its set, counted through the ports of the first address, then of the next.
-    Clients outside the prefix, or with a number past the end, get nothing. Freed sets need no
-    waiting time, for nobody else can ever get them.
-    """
-
-    holds_freed = False
-
-    def __init__(self, config):
-        self._addresses = list(config.addresses)
-        self._index = {address: index for index, address in enumerate(self._addresses)}
-        self._size = config.set_size
-        self._starts = _slots(config.first_port, config.last_port, config.set_size)
-        network = ipaddress.IPv6Network(config.client_prefix)
-        self._network = int(network.network_address) >> (128 - network.prefixlen)
-        self._length = network.prefixlen
-        self._end = config.client_prefix_end
-        self._taken = {}
-
-    def number(self, client):
-        """Number of the client's set, or None if it has none."""
-        value = int.from_bytes(client, "big")
-        if value >> (128 - self._length) != self._network:
-            return None
-        number = value >> (128 - self._end) & ((1 << (self._end - self._length)) - 1)
-        return number if number < len(self._starts) * len(self._addresses) else None
-
-    def allocate(self, client, wish):
-        """(address, first, size) of the client's set, or None; the suggestion is not needed.
-
-        Two addresses can have one number, when they differ in other bits only: the first holds
-        it until its lifetime ends.
-        """
-        number = self.number(client)
-        if number is None or number in self._taken:
-            return None
-        index, slot = divmod(number, len(self._starts))
-        address, first = self._addresses[index], self._starts[slot]
-        last = min(first + self._size - 1, wish.high)
-        first = max(first, wish.low)
-        size = min(wish.size, last - first + 1)
-        if size < 1 or (wish.exact and (wish.address, wish.port) != (address, first)):
-            return None
-        self._taken[number] = (address, first, size)
-        return address, first, size
-
-    def release(self, address, first, size):
-        """Forget who holds the set of these ports."""
-        slot = bisect.bisect_right(self._starts, first) - 1
-        self._taken.pop(self._index[address] * len(self._starts) + slot, None)
-
-    def reserve(self, address, first, size):
-        """Keep every set that these ports touch from being assigned."""
-        if address in self._index:
-            base = self._index[address] * len(self._starts)
-            for slot, start in enumerate(self._starts):
-                if start < first + size and first < start + self._size:
-                    self._taken[base + slot] = (address, start, self._size)
-        return []
-
-
-def _slots(first, last, size):
-    """First ports of the fixed sets in a range: multiples of size if it is a power of two."""
-    starts = []
-    step = _natural_align(size)
-    for low, high in port_runs(first, last):
-        start = -(-low // step) * step
-        while start + size - 1 <= high:
-            starts.append(start)
-            start += size
-    return starts
-
-
-def make_pool(config, random_bytes):
-    """The pool that the configuration asks for."""
-    if config.mode == "stateless":
-        return StatelessPool(config)
-    return StatefulPool(config, random_bytes)
-
-
-class Hold:
-    """Ports that were freed and are kept for their last owner until due_ms."""
-
-    __slots__ = ("address", "client", "due_ms", "first", "nonce", "size")
-
-    def __init__(self, client, nonce, address, first, size, due_ms):
-        self.client = client
-        self.nonce = nonce
-        self.address = address
-        self.first = first
-        self.size = size
-        self.due_ms = due_ms
-
-
-class Holds:
-    """Freed ports wait here before anyone else gets them (RFC 6887 15).
-
-    The same client, known by address and nonce, gets its own back at once.
-    """
-
-    def __init__(self, pool):
-        self._pool = pool
-        self._queue = DeadlineQueue()
-        self._by_client = {}
-
-    def add(self, client, nonce, place, due_ms):
-        """Keep place, an (address, first, size) that is out of the pool, until due_ms."""
-        hold = Hold(client, nonce, *place, due_ms)
-        self._by_client.setdefault(client, []).append(hold)
-        self._queue.push(hold)
-
-    def expire(self, now_ms):
-        """Give back to the pool what has waited long enough."""
-        while True:
-            hold = self._queue.pop_due(now_ms)
-            if hold is None:
-                return
-            self._drop(hold)
-
-    def next_due(self):
-        """When the next hold ends (milliseconds), or None."""
-        return self._queue.next_due()
-
-    def own(self, client, nonce, address, port):
-        """The held ports that this client may take back, or None.
-
-        Its suggestion picks among several; without one the newest is taken.
-        """
-        for hold in reversed(self._by_client.get(client, ())):
-            if hold.nonce != nonce:
-                continue
-            suggested = hold.address == address and hold.first <= port < hold.first + hold.size
-            if suggested or not port:
-                return hold
-        return None
-
-    def open(self, hold):
-        """Give one hold back to the pool before its time."""
-        hold.due_ms = None
-        self._drop(hold)
-
-    def close(self, hold, due_ms):
-        """Hold again what its owner left of it."""
-        for place in self._pool.reserve(hold.address, hold.first, hold.size):
-            self.add(hold.client, hold.nonce, place, due_ms)
-
-    def _drop(self, hold):
-        entries = self._by_client[hold.client]
-        entries.remove(hold)
-        if not entries:
-            del self._by_client[hold.client]
-        self._pool.release(hold.address, hold.first, hold.size)

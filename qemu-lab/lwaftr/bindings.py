@@ -19,14 +19,16 @@ class Binding:
     """One entry: which lwB4 owns which ports of which address.
 
     client: IPv6 source, 16 octets. address: IPv4 as an integer. first, size: ports. protocol:
-    IP protocol number, 0 for all. expiry_ms: when it ends, None for never. The counters are
-    the data plane's.
+    IP protocol number, 0 for all. expiry_ms: when it ends, None for never. filters: the remote
+    peers that may send (peerfilter.Filter), all if there are none. The counters are the data
+    plane's.
     """
 
     __slots__ = (
         "address",
         "client",
         "expiry_ms",
+        "filters",
         "first",
         "last_out_ms",
         "packets_in",
@@ -42,6 +44,7 @@ class Binding:
         self.size = size
         self.protocol = protocol
         self.expiry_ms = expiry_ms
+        self.filters = ()
         self.packets_inside_set = 0
         self.packets_in = 0
         self.last_out_ms = None

@@ -102,6 +102,15 @@ def _prefix6():
     return _Rule("an IPv6 prefix such as '2001:db8::/48'", convert)
 
 
+def _prefixes():
+    def convert(value):
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise ValueError
+        return [str(ipaddress.ip_network(entry)) for entry in value]
+
+    return _Rule("a list of IPv4 or IPv6 addresses or prefixes", convert)
+
+
 def _pool_addresses():
     def convert(value):
         if not isinstance(value, list) or not value:
@@ -171,6 +180,16 @@ class PcpConfig:
     # Protocol 0, port 0 with PORT_SET gets a set; false: UNSUPP_PROTOCOL, for a wildcard that
     # cannot be granted whole (RFC 6887 11.3).
     wildcard_sets: bool = _key(True, _boolean())
+    # Whether this server knows the option PORT_SET.
+    port_set: bool = _key(True, _boolean())
+    # Whose external ports a NAT44 translates to internal ones: the others have an lw4o6 softwire,
+    # where both are one.
+    translate: str = _key("ipv4", _choice("none", "ipv4", "all"))
+    # Sources that may use THIRD_PARTY (RFC 6887 13.1).
+    third_party: list = dataclasses.field(default_factory=list, metadata={"rule": _prefixes()})
+    # Of one mapping: remote peers (RFC 6887 13.3), and octets of text (RFC 7220); 0: no text.
+    max_filters: int = _key(8, _integer(1, 32))
+    description_max: int = _key(128, _integer(0, 1016))
     lifetime_min: int = _key(120, _integer(1, LONG_MAX))
     lifetime_max: int = _key(86400, _integer(1, LONG_MAX))
     # How long an error lasts (RFC 6887 7.4).
@@ -216,6 +235,8 @@ class ServerConfig:
 
     # Tunnel end, and address of the PCP server.
     address: str = _key("::1", _address())
+    # A second address, for IPv4 clients of a PCP server alone; '': none.
+    address4: str = _key("", _address4())
     port: int = _key(wire.SERVER_PORT, _integer(0, 65535))
     pcp_only: bool = _key(False, _boolean())
     # Interface towards the clients: multicast announcements, link-local clients. '': none.
@@ -224,6 +245,8 @@ class ServerConfig:
     tun_mtu: int = _key(1500, _integer(576, 65535))
     # Unix socket of the control interface; '': none.
     control: str = _key("", _text("a path of up to 107 octets, or ''", 107))
+    # A line in words on standard error for each PCP datagram.
+    log: bool = _key(False, _boolean())
     # Datagrams kept for the 'messages' command.
     message_log: int = _key(2000, _integer(0, 1000000))
 
@@ -348,8 +371,13 @@ def _check_static(config):
 
 def check_server(config):
     """Check what sections say about each other. Raises ConfigError."""
-    if ipaddress.ip_address(config.server.address).version == 4 and not config.server.pcp_only:
+    server = config.server
+    if ":" not in server.address and not server.pcp_only:
         raise ConfigError("server.address: allowed: an IPv6 address, unless pcp_only = true")
+    if server.address4 and not (server.pcp_only and ":" in server.address):
+        raise ConfigError(
+            "server.address4: allowed: beside an IPv6 server.address, with pcp_only = true"
+        )
     if config.data_plane.icmp4_unreachable and not config.data_plane.ipv4_address:
         raise ConfigError("data_plane.ipv4_address: needed for icmp4_unreachable = true")
 

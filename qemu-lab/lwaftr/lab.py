@@ -213,7 +213,9 @@ def _mapping_dict(now_ms, mapping):
         "first_port": mapping.external,
         "size": mapping.size,
         "remaining_s": None if mapping.static else mapping.remaining(now_ms),
-        "peer_port": mapping.peer_port,
+        "peer_port": mapping.peer[1] if mapping.peer else 0,
+        "filters": len(mapping.filters),
+        "description": mapping.description.decode(),
         "static": mapping.static,
     }
 

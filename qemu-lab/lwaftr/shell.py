@@ -11,8 +11,12 @@ import os
 import selectors
 import socket
 import struct
+import sys
 import time
 
+from cpe_agent.pcp import wire
+
+from . import words
 from .config import packed
 from .lab import Lab
 from .softwire import Icmp6, ToInternet, ToSoftwire
@@ -95,6 +99,9 @@ class Shell:
         self._closing = contextlib.ExitStack()
         self._scope = 0
         self._tun = self._softwire = self._icmp6 = None
+        self._port = 0
+        # By family: True for IPv4.
+        self._pcp, self._other = {}, {}
         try:
             self._open()
         except BaseException:
@@ -105,14 +112,23 @@ class Shell:
         server = self.config.server
         name = server.access_interface
         self._scope = _attempt("interface " + name, lambda: _interface_index(name))
-        self._is6 = ":" in server.address
-        self._pcp = self._udp(server.port)
-        self._other = self._udp(0)
-        self._watch(self._pcp, self._read_pcp)
+        self._port = server.port
+        for address in filter(None, (server.address, server.address4)):
+            self._open_pcp(address)
         if not server.pcp_only:
             self._open_data_plane()
         if server.control:
             self._open_control(server.control)
+
+    def _open_pcp(self, address):
+        """The sockets of one family: of the server's port, and of another (faults.other_port)."""
+        opened = self._udp(address, self._port)
+        # A port that the system chose is the same for both families.
+        self._port = opened.getsockname()[1]
+        is4 = ":" not in address
+        self._pcp[is4] = opened
+        self._other[is4] = self._udp(address, 0)
+        self._watch(opened, lambda: self._read_pcp(opened))
 
     def _open_data_plane(self):
         server = self.config.server
@@ -142,20 +158,20 @@ class Shell:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
-    def _udp(self, port):
-        """A UDP socket on the server's own address, so that answers leave from it."""
-        address = self.config.server.address
-        family = socket.AF_INET6 if self._is6 else socket.AF_INET
-        opened = socket.socket(family, socket.SOCK_DGRAM)
+    def _udp(self, address, port):
+        """A UDP socket on one of the server's addresses, so that answers leave from it."""
+        is6 = ":" in address
+        opened = socket.socket(socket.AF_INET6 if is6 else socket.AF_INET, socket.SOCK_DGRAM)
         self._closing.callback(opened.close)
         opened.setblocking(False)
-        if self._is6:
-            scope = self._scope_of(packed(address))
-            target = (address, port, 0, scope)
-            if self._scope:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._scope)
-        else:
-            target = (address, port)
+        target = (address, port)
+        if is6:
+            target += (0, self._scope_of(packed(address)))
+        if self._scope and is6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._scope)
+        elif self._scope:
+            request = struct.pack("@4s4si", bytes(4), bytes(4), self._scope)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         _attempt("UDP [%s]:%d" % (address, port), lambda: opened.bind(target))
         return opened
 
@@ -173,7 +189,7 @@ class Shell:
 
     def pcp_port(self):
         """UDP port of the PCP server."""
-        return self._pcp.getsockname()[1]
+        return self._port
 
     def stop(self):
         """End run() at its next turn; may be called by a signal handler."""
@@ -199,26 +215,32 @@ class Shell:
 
     # PCP
 
-    def _read_pcp(self):
+    def _read_pcp(self, opened):
         for _ in range(_BATCH):
             try:
-                data, peer = self._pcp.recvfrom(_PCP_MAX)
+                data, peer = opened.recvfrom(_PCP_MAX)
             except OSError:
                 # Nothing more, or an ICMP error about an answer.
                 return
             source = packed(peer[0].split("%")[0])
+            self._say(words.received, data, source, peer[1])
             self._send_pcp(self.lab.receive(clock_ms(), data, source, peer[1]))
 
     def _send_pcp(self, sends):
         for send in sends:
-            opened = self._other if send.other_port else self._pcp
+            opened = (self._other if send.other_port else self._pcp).get(wire.is_v4(send.address))
+            self._say(words.sent, send.data, send.address, send.port)
             try:
                 opened.sendto(send.data, self._target(send.address, send.port))
             except OSError:
                 self.lab.send_errors += 1
 
+    def _say(self, say, *datagram):
+        if self.config.server.log:
+            print(say(*datagram), file=sys.stderr, flush=True)
+
     def _target(self, address, port):
-        if not self._is6:
+        if wire.is_v4(address):
             return socket.inet_ntop(socket.AF_INET, address[12:]), port
         return socket.inet_ntop(socket.AF_INET6, address), port, 0, self._scope_of(address)
 

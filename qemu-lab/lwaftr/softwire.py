@@ -7,7 +7,7 @@ comes before its first one is dropped, since nothing else tells its port.
 
 from collections import OrderedDict, namedtuple
 
-from . import packets
+from . import packets, peerfilter
 from .bindings import protocol_name
 
 # An IPv4 packet for the Internet.
@@ -36,6 +36,7 @@ _COUNTERS = (
     "inbound",
     "inbound_no_binding",
     "inbound_refused",
+    "inbound_filtered",
     "malformed_inbound",
     "fragment_unknown_inbound",
     "icmp6_sent",
@@ -204,6 +205,8 @@ class Softwire:
             return self._drop(error.counter)
         if binding is None:
             return self._unreachable(now_ms, packet, "inbound_no_binding")
+        if binding.filters and not self._permitted(binding, packet):
+            return self._drop("inbound_filtered")
         self.counters["inbound"] += 1
         return [self._encapsulate(binding, packet.octets, packet.tos)]
 
@@ -281,6 +284,8 @@ class Softwire:
             return self._drop(error.counter)
         if binding is None:
             return self._drop("hairpin_no_binding")
+        if binding.filters and not self._permitted(binding, packet):
+            return self._drop("inbound_filtered")
         self.counters["hairpinned"] += 1
         return [self._encapsulate(binding, packets.decrement_ttl(packet), packet.tos)]
 
@@ -297,6 +302,21 @@ class Softwire:
             found = self._follow(now_ms, self._inbound, key, "fragment_unknown_inbound")
         binding = self.bindings.lookup(packet.dst, *found)
         return binding if binding is not None and _alive(binding, now_ms) else None
+
+    @staticmethod
+    def _permitted(binding, packet):
+        """Do the binding's filters let this packet in? (RFC 6887 13.3)
+
+        ICMP has no port, and neither have later fragments: only their address counts. Errors come
+        from any router on the way, so they always pass.
+        """
+        port = None
+        if packet.protocol == packets.ICMP:
+            if packet.first and packets.icmp_type(packet) in packets.ERROR_TYPES:
+                return True
+        elif packet.first:
+            port = packets.ports(packet)[0]
+        return peerfilter.permits(binding.filters, packet.src, port)
 
     def _destination_port(self, packet):
         if packet.protocol == packets.ICMP:
