@@ -80,6 +80,11 @@ def no_source(source, error):
     )
 
 
+def overlap(server, error):
+    """Another mapping of ours is in the way."""
+    return "cannot be asked for at %s: %s; give it other internal ports" % (server, error)
+
+
 def deaf(what, error):
     """A listener that is not needed to get a line cannot be opened."""
     return "cannot listen for %s: %s; a loss on the other side is noticed later" % (what, error)

@@ -236,7 +236,7 @@ def _release_without_agent(options):
     sys.stdout.write("no agent is running; doing it without one ...\n")
     alone = agent.Agent(settings, paths)
     confirmed = alone.release_alone(_RELEASE_PATIENCE * 1000)
-    if "backend" in alone.errors:
+    if "backend" in alone.line.errors:
         _complain("the line could not be taken down, so the set was not given back; try again")
         return FAILED
     if confirmed is None:

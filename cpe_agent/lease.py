@@ -4,39 +4,46 @@ Gone after a reboot, as it must be: its times are ms since boot. Flash holds wha
 (store.py). A file that cannot be read is no lease: the agent then asks as after a power cut.
 """
 
+import binascii
 import json
 import os
 
-from cpe_agent import portset
+from cpe_agent import address, portset
 from cpe_agent.pcp.mapping import Grant
 from cpe_agent.portset import PortSet
 
 
-def save(path, key, grant):
-    """Write the lease. key: text that names server, source and mapping. Raises OSError."""
+def key(source, server, protocol, internal_port):
+    """Text that names a mapping. source, server: 16 octets."""
+    addresses = binascii.hexlify(source + server).decode()
+    return "%s %d %d" % (addresses, protocol, internal_port)
+
+
+def save(path, bound_to, grant):
+    """Write the lease. bound_to: key() of the mapping. Raises OSError."""
     port_set = grant.port_set
-    fields = [key, port_set.address, port_set.first, port_set.size]
+    fields = [bound_to, port_set.address, port_set.first, port_set.size]
     fields += [grant.first_internal, grant.lifetime, grant.granted, grant.expires]
     with open(path + ".new", "w") as file:
         file.write(json.dumps(fields))
     os.rename(path + ".new", path)
 
 
-def load(path, key, now):
-    """The Grant of a lease that runs on at now (ms), under that key; else None."""
+def load(path, wanted, now):
+    """The Grant of a lease that runs on at now (ms), of the mapping with that key(); else None."""
     try:
         with open(path) as file:
             fields = json.loads(file.read())
-        bound_to, address, first, size = fields[:4]
+        bound_to, where, first, size = fields[:4]
         first_internal, lifetime, granted, expires = [int(field) for field in fields[4:]]
-        reason = portset.why_unusable(portset.octets(address), first, size)
+        reason = portset.why_unusable(address.octets(where), first, size)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     except (ArithmeticError, RuntimeError):  # 1e999; brackets nested too deep for CPython
         return None
-    if reason or bound_to != key or not granted <= now < expires:
+    if reason or bound_to != wanted or not granted <= now < expires:
         return None
-    return Grant(PortSet(address, first, size), first_internal, lifetime, granted, expires)
+    return Grant(PortSet(where, first, size), first_internal, lifetime, granted, expires)
 
 
 def remove(path):

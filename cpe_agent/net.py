@@ -20,12 +20,15 @@ _SIGPIPE = 13
 _SIG_IGN = 1
 _AF_UNIX = 1
 _AF_NETLINK = 16
+_IPPROTO_IP = 0
+_IP_ADD_MEMBERSHIP = 35
 _IPPROTO_IPV6 = 41
 _IPPROTO_ICMPV6 = 58
 _IPV6_JOIN_GROUP = 20
 _IPV6_V6ONLY = 26
 _ICMP6_FILTER = 1
 _ALL_NODES = b"\xff\x02" + b"\0" * 13 + b"\x01"
+_ALL_HOSTS = b"\xe0\0\0\1"
 _LARGEST = 2048  # octets; every PCP datagram and any quoted packet that we look at
 
 
@@ -56,6 +59,11 @@ def _unpack(sockaddr):
     return wire.V4_PREFIX + bytes(sockaddr[4:8]), port
 
 
+def is_link_local(address):
+    """True for an address of fe80::/10, which means nothing without its interface."""
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
 def ignore_broken_pipes():
     """Writing to who has gone is an error, not the end: CPython's way, for MicroPython too."""
     if MICROPYTHON:
@@ -64,24 +72,18 @@ def ignore_broken_pipes():
         ffi.open(None).func("p", "signal", "ip")(_SIGPIPE, _SIG_IGN)
 
 
-def text(address):
-    """16 octets as people write the address."""
-    if wire.is_v4(address):
-        return socket.inet_ntop(socket.AF_INET, address[12:])
-    return socket.inet_ntop(socket.AF_INET6, address)
-
-
-def request_socket(source, server, port=wire.SERVER_PORT):
+def request_socket(source, server, port=wire.SERVER_PORT, scope=0):
     """UDP socket from the source to the server's port, at a random port of our own (RFC 6887 8.1).
 
-    Connected: the kernel drops other peers, and reports ICMP errors. It stays open for the life of
-    the mapping, since Mapping Updates come to its port (RFC 6887 14.2). Raises OSError.
+    scope: interface index, for link-local addresses. Connected: the kernel drops other peers, and
+    reports ICMP errors. It stays open for the life of the mapping, since Mapping Updates come to
+    its port (RFC 6887 14.2). Raises OSError.
     """
-    family, local = _sockaddr(source, 0)
+    family, local = _sockaddr(source, 0, scope if is_link_local(source) else 0)
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.bind(local)
-        sock.connect(_sockaddr(server, port)[1])
+        sock.connect(_sockaddr(server, port, scope if is_link_local(server) else 0)[1])
     except OSError:
         sock.close()
         raise
@@ -89,18 +91,26 @@ def request_socket(source, server, port=wire.SERVER_PORT):
     return sock
 
 
-def announce_socket(interface):
-    """UDP socket for announcements to [ff02::1]:5350 on one interface index (RFC 6887 14.1.3).
+def announce_socket(server, interface):
+    """UDP socket for a server's announcements on one interface index: to [ff02::1]:5350, or to
+    224.0.0.1:5350 for a server with an IPv4 address (RFC 6887 14.1.3).
 
     Other PCP clients on this host may listen too. Raises OSError.
     """
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    v4 = wire.is_v4(server)
+    family, local = _sockaddr(wire.ANY_V4 if v4 else wire.ANY_V6, wire.CLIENT_PORT)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, 1)
-        sock.bind(_sockaddr(wire.ANY_V6, wire.CLIENT_PORT)[1])
-        group = _ALL_NODES + struct.pack(NATIVE + "I", interface)
-        sock.setsockopt(_IPPROTO_IPV6, _IPV6_JOIN_GROUP, group)
+        if not v4:
+            sock.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, 1)
+        sock.bind(local)
+        if v4:
+            group = _ALL_HOSTS + b"\0" * 4 + struct.pack(NATIVE + "I", interface)
+            sock.setsockopt(_IPPROTO_IP, _IP_ADD_MEMBERSHIP, group)
+        else:
+            group = _ALL_NODES + struct.pack(NATIVE + "I", interface)
+            sock.setsockopt(_IPPROTO_IPV6, _IPV6_JOIN_GROUP, group)
     except OSError:
         sock.close()
         raise

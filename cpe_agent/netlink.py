@@ -92,7 +92,7 @@ def _exchange(sock, kind, flags, payload):
             offset += (length + 3) & ~3
 
 
-def _ask(protocol, kind, flags, payload):
+def ask(protocol, kind, flags, payload):
     """Payloads of the answer to one request, as a list."""
     sock = net.netlink_socket(protocol)
     try:
@@ -101,23 +101,26 @@ def _ask(protocol, kind, flags, payload):
         sock.close()
 
 
-def path_to(address):
+def path_to(address, interface=0):
     """How the kernel would send to an address of 16 octets, as Path. Raises NetlinkError.
 
-    Asked of the kernel instead of connect() and getsockname(), which MicroPython lacks; and the
-    device comes with it, whose MTU the softwire needs.
+    interface: its index, needed for a link-local address. Asked of the kernel instead of connect()
+    and getsockname(), which MicroPython lacks; and the device comes with it, whose MTU the softwire
+    needs.
     """
     v4 = wire.is_v4(address)
     family, destination = (_AF_INET, address[12:]) if v4 else (_AF_INET6, address)
     message = struct.pack(net.NATIVE + "BBBBBBBBI", family, len(destination) * 8, *([0] * 7))
     message += attribute(_RTA_DST, destination)
-    route = attributes(_ask(_ROUTE, _RTM_GETROUTE, 0, message)[0], 12)
+    if interface:
+        message += attribute(_RTA_OIF, struct.pack(net.NATIVE + "i", interface))
+    route = attributes(ask(_ROUTE, _RTM_GETROUTE, 0, message)[0], 12)
     if _RTA_OIF not in route or _RTA_PREFSRC not in route:
         raise NetlinkError(101)  # ENETUNREACH
     index = struct.unpack(net.NATIVE + "i", route[_RTA_OIF])[0]
     source = bytes(route[_RTA_PREFSRC])
     message = struct.pack(net.NATIVE + "BxHiII", 0, 0, index, 0, 0)
-    link = attributes(_ask(_ROUTE, _RTM_GETLINK, 0, message)[0], 16)
+    link = attributes(ask(_ROUTE, _RTM_GETLINK, 0, message)[0], 16)
     name = bytes(link[_IFLA_IFNAME]).rstrip(b"\0").decode()
     mtu = struct.unpack(net.NATIVE + "I", link[_IFLA_MTU])[0]
     return Path(name, index, mtu, wire.V4_PREFIX + source if v4 else source)

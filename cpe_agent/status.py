@@ -2,7 +2,7 @@
 
 import sys
 
-from cpe_agent import net, portset
+from cpe_agent import address, portset
 from cpe_agent.pcp import mapping as m
 
 VERSION = "0.1.0"
@@ -30,46 +30,80 @@ def runtime():
 
 def snapshot(agent, now):
     """A dict of plain values. now: ms. Times are seconds unless their name says ms."""
-    softwire = agent.config.softwire
-    mapping = agent.mapping
+    line = agent.line
     found = {
         "version": VERSION,
         "runtime": runtime(),
-        "softwire": softwire.name,
-        "state": _state(agent),
-        "server": net.text(softwire.server),
-        "aftr": net.text(softwire.aftr) if softwire.aftr else None,
-        "source": net.text(agent.path.source) if agent.path else None,
-        "device": softwire.device,
-        "underlay": agent.path.device if agent.path else None,
-        "errors": [agent.errors[kind] for kind in sorted(agent.errors)],
-        "warnings": agent.config.warnings + agent.backend.warnings(),
-        "guards": agent.backend.counters(),
-        "timings": agent.timings,
-        "counts": agent.counts,
-        "store_writes": agent.store.writes,
-        "mtu": agent.backend.plan.mtu if agent.backend.plan else None,
+        "errors": _texts(agent.errors) + _texts(line.errors),
+        "warnings": agent.config.warnings + line.backend.warnings(),
+        "store_writes": agent.memory.writes,
+        "timings": _timings(agent),
+        "counts": {
+            "sent": agent.sessions.counts["sent"],
+            "received": agent.sessions.counts["received"],
+            "renewals": line.renewals,
+            "reconfigurations": line.reconfigurations,
+        },
     }
-    if mapping and not agent.released:
-        found["next"] = {"what": _NEXT.get(mapping.state), "in": _seconds(mapping.timer(), now)}
-        found["unanswered"] = mapping.unanswered
-    if agent.client:
-        found["epoch"] = agent.client.epoch.server
-        found["dropped"] = agent.client.dropped
-    if mapping and mapping.grant:
-        found.update(_grant(agent, mapping.grant, now))
+    found.update(_line_of(line))
+    found.update(_mapping_of(line, now))
     return found
 
 
-def _state(agent):
-    if not agent.config.softwire.enabled:
+def _texts(errors):
+    return [errors[kind] for kind in sorted(errors)]
+
+
+def _timings(agent):
+    known = {
+        "first_request_ms": agent.sessions.first_request,
+        "response_to_nat_ms": agent.line.response_to_nat,
+        "release_confirmed": agent.line.confirmed,
+    }
+    return {name: known[name] for name in known if known[name] is not None}
+
+
+def _line_of(line):
+    """What only a softwire has."""
+    options, plan = line.options, line.backend.plan
+    return {
+        "softwire": options.name,
+        "aftr": address.text(options.aftr) if options.aftr else None,
+        "device": options.device,
+        "underlay": line.path.device if line.path else None,
+        "guards": line.backend.counters(),
+        "mtu": plan.mtu if plan else None,
+    }
+
+
+def _mapping_of(keeper, now):
+    """What every mapping has."""
+    mapping = keeper.mapping
+    found = {
+        "state": _state(keeper),
+        "server": address.text(keeper.server()),
+        "source": address.text(keeper.path.source) if keeper.path else None,
+    }
+    if mapping and not keeper.released:
+        found["next"] = {"what": _NEXT.get(mapping.state), "in": _seconds(mapping.timer(), now)}
+        found["unanswered"] = mapping.unanswered
+    if keeper.session:
+        found["epoch"] = keeper.session.client.epoch.server
+        found["dropped"] = keeper.session.client.dropped
+    if mapping and mapping.grant:
+        found.update(_grant(mapping.grant, keeper.since, now))
+    return found
+
+
+def _state(keeper):
+    if not keeper.options.enabled:
         return "disabled"
-    if agent.mapping is None:
-        return "released" if agent.released else "waiting for the uplink"
-    return _STATES[agent.mapping.state]
+    if keeper.mapping is None:
+        return "released" if keeper.released else "waiting for the uplink"
+    return _STATES[keeper.mapping.state]
 
 
-def _grant(agent, grant, now):
+def _grant(grant, since, now):
     port_set = grant.port_set
     return {
         "address": port_set.address,
@@ -78,7 +112,7 @@ def _grant(agent, grant, now):
         "size": port_set.size,
         "lifetime": grant.lifetime,
         "remaining": _seconds(grant.expires, now),
-        "age": _seconds(now, agent.since or now),
+        "age": _seconds(now, since or now),
     }
 
 

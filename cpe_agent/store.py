@@ -1,4 +1,4 @@
-"""State that survives a power cut: the nonce, and the port set to suggest.
+"""State that survives a power cut: nonces, and the port sets to suggest.
 
 The nonce must survive: a server that still holds the mapping refuses any other nonce for the rest
 of its life (RFC 6887 11.3), which would lock a rebooted router out of its own address. Flash wears
@@ -14,10 +14,12 @@ import json
 import os
 from collections import namedtuple
 
-from cpe_agent import portset
+from cpe_agent import address, portset
 from cpe_agent.portset import PortSet
 
-_MAGIC = "cpe-agent-state 1 "
+_MAGIC = "cpe-agent-state "
+_VERSION = 2
+SOFTWIRE = "softwire"  # the softwire's name; other mappings' have a space in them
 
 # nonce: 12 octets. server: 16 octets. protocol, internal_port: with the nonce, the match key.
 # port_set: PortSet held last, or None. first_internal: of that set, or None.
@@ -31,62 +33,107 @@ class StoreError(OSError):
 
 
 class Damaged(ValueError):
-    """The text is not a state that this version wrote."""
+    """The text is no state that this version can read; it says why."""
 
 
-def encode(state):
-    """State as the text of its file."""
-    fields = {
-        "nonce": binascii.hexlify(state.nonce).decode(),
-        "server": binascii.hexlify(state.server).decode(),
-        "protocol": state.protocol,
-        "internal_port": state.internal_port,
-    }
-    if state.port_set:
-        fields["address"] = state.port_set.address
-        fields["first_port"] = state.port_set.first
-        fields["size"] = state.port_set.size
-        fields["first_internal"] = state.first_internal
-    # MicroPython's dicts have no order: sorted by hand, equal states have equal files.
-    parts = ['"%s": %s' % (name, json.dumps(fields[name])) for name in sorted(fields)]
-    body = "{" + ", ".join(parts) + "}\n"
-    return "%s%08x\n%s" % (_MAGIC, binascii.crc32(body.encode()), body)
+def encode(entries):
+    """(name, State) pairs as the text of their file. Equal entries have equal texts."""
+    lines = [json.dumps(_fields(name, state)) for name, state in entries]
+    return _seal(_VERSION, "[" + ",\n".join(lines) + "]\n")
 
 
 def decode(text):
-    """State from the text of a file. Raises Damaged."""
-    head, _, body = text.partition("\n")
-    if not head.startswith(_MAGIC):
-        raise Damaged("it is not a state file of this version")
-    if head[len(_MAGIC) :] != "%08x" % binascii.crc32(body.encode()):
-        raise Damaged("its checksum is wrong")
+    """(name, State) pairs from the text of a file, of this version or of 1. Raises Damaged."""
+    version, body = _unseal(text)
     try:
-        return _read(json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        content = json.loads(body)
+        if version == 1:
+            return [(SOFTWIRE, _read_version_1(content))]
+        if not isinstance(content, list):
+            raise ValueError("it is no list")
+        return [_read(fields) for fields in content]
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         # RuntimeError: brackets nested too deep for CPython.
         raise Damaged("its content is wrong: %s" % error) from None
 
 
+def _seal(version, body):
+    return "%s%d %08x\n%s" % (_MAGIC, version, binascii.crc32(body.encode()), body)
+
+
+def _unseal(text):
+    """(version, body) of a whole file."""
+    head, _, body = text.partition("\n")
+    if not head.startswith(_MAGIC):
+        raise Damaged("it is no state file of cpe-agent")
+    version, _, checksum = head[len(_MAGIC) :].partition(" ")
+    if checksum != "%08x" % binascii.crc32(body.encode()):
+        raise Damaged("its checksum is wrong")
+    if version not in ("1", str(_VERSION)):
+        raise Damaged("it is of version %s, which a newer cpe-agent has written" % version)
+    return int(version), body
+
+
+def _fields(name, state):
+    fields = [name, _hex(state.server), state.protocol, state.internal_port, _hex(state.nonce)]
+    if state.port_set:
+        fields += list(state.port_set) + [state.first_internal]
+    return fields
+
+
+def _hex(octets):
+    return binascii.hexlify(octets).decode()
+
+
 def _read(fields):
-    nonce = binascii.unhexlify(fields["nonce"])
-    server = binascii.unhexlify(fields["server"])
-    numbers = [fields["protocol"], fields["internal_port"]]
+    name, server, protocol, internal_port, nonce = fields[:5]
+    port_set = first_internal = None
+    if len(fields) > 5:
+        where, first, size, first_internal = fields[5:]
+        port_set = PortSet(where, first, size)
+    state = State(
+        binascii.unhexlify(nonce),
+        binascii.unhexlify(server),
+        protocol,
+        internal_port,
+        port_set,
+        first_internal,
+    )
+    if not isinstance(name, str):
+        raise ValueError("a name is no text")
+    return name, _checked(state)
+
+
+def _read_version_1(fields):
     port_set = None
-    first_internal = fields.get("first_internal")
     if "address" in fields:
         port_set = PortSet(fields["address"], fields["first_port"], fields["size"])
-        numbers += [port_set.first, port_set.size, first_internal]
-        address = portset.octets(port_set.address)
-        reason = portset.why_unusable(address, port_set.first, port_set.size)
+    return _checked(
+        State(
+            binascii.unhexlify(fields["nonce"]),
+            binascii.unhexlify(fields["server"]),
+            fields["protocol"],
+            fields["internal_port"],
+            port_set,
+            fields.get("first_internal"),
+        )
+    )
+
+
+def _checked(state):
+    """The state, if all in it can be. Raises ValueError and its like."""
+    numbers = [state.protocol, state.internal_port]
+    if state.port_set:
+        where, first, size = state.port_set
+        numbers += [first, size, state.first_internal]
+        reason = portset.why_unusable(address.octets(where), first, size)
         if reason:
             raise ValueError(reason)
-    if len(nonce) != 12 or len(server) != 16:
+    if len(state.nonce) != 12 or len(state.server) != 16:
         raise ValueError("wrong length of nonce or server")
     if not all(isinstance(number, int) and 0 <= number <= 65535 for number in numbers):
         raise ValueError("a number is out of range")
-    return State(
-        nonce, server, fields["protocol"], fields["internal_port"], port_set, first_internal
-    )
+    return state
 
 
 class File:

@@ -4,6 +4,7 @@ import ast
 import pathlib
 import re
 import stat
+import zlib
 
 import pytest
 
@@ -15,6 +16,25 @@ from tests.unit.shell import rig
 FULL = ("192.0.2.3", 37056, 32)
 SERVER = bytes.fromhex("20010db8000100000000000000000001")
 NONCE = bytes(range(100, 112))
+
+
+def remembered(agent):
+    """The softwire's store.State on flash."""
+    return dict(store.decode(agent.state.read_text()))[store.SOFTWIRE]
+
+
+def flash(*state):
+    """A state file with these fields of store.State."""
+    return store.encode([(store.SOFTWIRE, store.State(*state))])
+
+
+# As the first version wrote it.
+VERSION_1 = """\
+{"address": "192.0.2.3", "first_internal": 1, "first_port": 37056, "internal_port": 1, \
+"nonce": "6465666768696a6b6c6d6e6f", "protocol": 0, \
+"server": "20010db8000100000000000000000001", "size": 32}
+"""
+VERSION_1 = "cpe-agent-state 1 %08x\n%s" % (zlib.crc32(VERSION_1.encode()), VERSION_1)
 
 
 def held(found):
@@ -32,7 +52,7 @@ def test_the_nonce_is_on_flash_before_the_first_request_leaves(make_peer, make_a
     peer = make_peer(lambda request: on_flash.append(agent.state.read_text()))
     agent.start()
     request, _ = peer.request()
-    assert '"nonce": "%s"' % request.map.nonce.hex() in on_flash[0]
+    assert request.map.nonce.hex() in on_flash[0]
     assert stat.S_IMODE(agent.state.stat().st_mode) == 0o600
 
 
@@ -41,7 +61,7 @@ def test_a_grant_is_on_flash_and_a_renewal_writes_nothing(make_peer, make_agent)
     agent = make_agent()
     agent.start()
     found = agent.wait_held()
-    assert store.decode(agent.state.read_text()).port_set == PortSet(*FULL)
+    assert remembered(agent).port_set == PortSet(*FULL)
     writes, inode = found["store_writes"], agent.state.stat().st_ino
     peer.request()
     assert agent.cli("renew").returncode == 0
@@ -49,12 +69,17 @@ def test_a_grant_is_on_flash_and_a_renewal_writes_nothing(make_peer, make_agent)
     assert (found["store_writes"], agent.state.stat().st_ino) == (writes, inode)
 
 
-def test_after_a_power_cut_the_same_set_is_asked_for_with_the_same_nonce(make_peer, make_agent):
+FLASH = {"this version": flash(NONCE, SERVER, 0, 1, PortSet(*FULL), 1), "version 1": VERSION_1}
+
+
+@pytest.mark.parametrize("version", sorted(FLASH))
+def test_after_a_power_cut_the_same_set_is_asked_for_with_the_same_nonce(
+    make_peer, make_agent, version
+):
     peer = make_peer(rig.grant())
     agent = make_agent()
     agent.state.parent.mkdir()
-    state = store.State(NONCE, SERVER, 0, 1, PortSet(*FULL), 1)
-    agent.state.write_text(store.encode(state))
+    agent.state.write_text(FLASH[version])
     agent.start()
     request, _ = peer.request()
     assert (request.map.nonce, suggested(request)) == (NONCE, FULL[:2])
@@ -62,7 +87,8 @@ def test_after_a_power_cut_the_same_set_is_asked_for_with_the_same_nonce(make_pe
 
 DAMAGED = {
     "empty": b"",
-    "cut": store.encode(store.State(NONCE, SERVER, 0, 1, PortSet(*FULL), 1)).encode()[:100],
+    "cut": flash(NONCE, SERVER, 0, 1, PortSet(*FULL), 1).encode()[:100],
+    "newer": b"cpe-agent-state 3 %08x\n[]\n" % zlib.crc32(b"[]\n"),
     "foreign": b'{"nonce": "646464646464646464646464"}',
     "binary": bytes(range(256)),
 }
@@ -81,14 +107,14 @@ def test_a_damaged_state_is_set_aside_and_the_agent_starts_anew(make_peer, make_
     agent.wait_held()
     assert agent.state.with_name("state.bad").read_bytes() == DAMAGED[what]
     assert "%s cannot be trusted: " % agent.state in agent.log()
-    assert store.decode(agent.state.read_text()).port_set == PortSet(*FULL)
+    assert remembered(agent).port_set == PortSet(*FULL)
 
 
 def test_a_half_written_file_of_the_forerunner_confuses_nobody(make_peer, make_agent):
     peer = make_peer(rig.grant())
     agent = make_agent()
     agent.state.parent.mkdir()
-    agent.state.write_text(store.encode(store.State(NONCE, SERVER, 0, 1, PortSet(*FULL), 1)))
+    agent.state.write_text(FLASH["this version"])
     agent.state.with_name("state.new").write_text("cpe-agent-state 1 0")
     agent.start()
     request, _ = peer.request()

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from cpe_agent import store
 from cpe_agent.pcp import wire
 from tests.support import micropython
 from tests.unit.shell import rig
@@ -48,7 +49,7 @@ def test_a_grant_of_nonsense_is_refused_in_words(make_peer, make_agent, what):
     text = agent.wait_error(reason)
     assert "asking again in 30 s" in text
     assert "address" not in agent.status()
-    assert "first_port" not in agent.state.read_text()
+    assert store.decode(agent.state.read_text())[0][1].port_set is None
 
 
 @pytest.mark.parametrize("what", sorted(HOSTILE))
@@ -91,8 +92,8 @@ def test_a_server_that_ends_the_mapping_takes_the_line_down_and_that_is_said(mak
 
 def nonce_of(agent):
     """MapData with the nonce of the agent, from its state file."""
-    nonce = agent.state.read_text().split('"nonce": "')[1][:24]
-    return wire.MapData(bytes.fromhex(nonce), 0, 1, 0, wire.ANY_V4)
+    [(_, state)] = store.decode(agent.state.read_text())
+    return wire.MapData(state.nonce, 0, 1, 0, wire.ANY_V4)
 
 
 def test_a_lifetime_of_a_century_is_taken_for_a_day(make_peer, make_agent):

@@ -10,15 +10,23 @@ import subprocess
 
 import pytest
 
-from cpe_agent import store
+from cpe_agent import memory, store
 from cpe_agent.portset import PortSet
 from tests.support import micropython, netns
 
 PROGRAM = str(pathlib.Path(__file__).with_name("store_program.py"))
 SERVER = bytes.fromhex("20010db8ffff00000000000000000001")
 OLD = store.State(bytes(range(12)), SERVER, 0, 1, None, None)
+IPV6 = OLD._replace(port_set=PortSet("2001:db8::1", 80, 1), first_internal=80)
 NEW = OLD._replace(port_set=PortSet("192.0.2.3", 37056, 32), first_internal=1)
-OLD_TEXT, NEW_TEXT = store.encode(OLD), store.encode(NEW)
+OLD_TEXT, NEW_TEXT = [store.encode([(store.SOFTWIRE, state)]) for state in (OLD, NEW)]
+VERSION_1 = """\
+cpe-agent-state 1 %08x
+{"address": "192.0.2.3", "first_internal": 1, "first_port": 37056, "internal_port": 1, \
+"nonce": "000102030405060708090a0b", "protocol": 0, \
+"server": "20010db8ffff00000000000000000001", "size": 32}
+"""
+VERSION_1 %= binascii.crc32(VERSION_1.split("\n", 1)[1].encode())
 
 
 def run(words, **options):
@@ -122,15 +130,35 @@ def test_writes_are_counted(tmp_path):
 # Damaged
 
 
-def sealed(body):
+def sealed(body, version=2):
     """A file with the right checksum."""
-    return "cpe-agent-state 1 %08x\n%s" % (binascii.crc32(body.encode()), body)
+    return "cpe-agent-state %d %08x\n%s" % (version, binascii.crc32(body.encode()), body)
+
+
+FIELDS = [
+    "name",
+    "server",
+    "protocol",
+    "internal_port",
+    "nonce",
+    "address",
+    "first_port",
+    "size",
+    "first_internal",
+]
 
 
 def with_fields(**changes):
-    fields = json.loads(NEW_TEXT.split("\n", 1)[1])
-    fields.update(changes)
-    return sealed(json.dumps({name: value for name, value in fields.items() if value != "-"}))
+    """A file of this version with other values; '-' leaves a value out."""
+    [values] = json.loads(NEW_TEXT.split("\n", 1)[1])
+    fields = {**dict(zip(FIELDS, values)), **changes}
+    return sealed(json.dumps([[value for value in fields.values() if value != "-"]]))
+
+
+def version_1_with(**changes):
+    fields = {**json.loads(VERSION_1.split("\n", 1)[1]), **changes}
+    body = json.dumps({name: value for name, value in fields.items() if value != "-"})
+    return sealed(body, 1)
 
 
 DAMAGED = {
@@ -143,9 +171,19 @@ DAMAGED = {
     "foreign binary": bytes(range(256)) * 4,
     "huge": NEW_TEXT.encode() + b" " * 100000,
     "twice": (NEW_TEXT * 2).encode(),
-    "later version": NEW_TEXT.replace("state 1", "state 2").encode(),
+    "later version": sealed("[]", 3).encode(),
+    "no version": NEW_TEXT.replace("state 2", "state x").encode(),
+    "version 1 with the content of 2": sealed(NEW_TEXT.split("\n", 1)[1], 1).encode(),
+    "version 2 with the content of 1": sealed(VERSION_1.split("\n", 1)[1], 2).encode(),
+    "version 1, no nonce": version_1_with(nonce="-").encode(),
+    "version 1, no size": version_1_with(size="-").encode(),
+    "version 1, loopback": version_1_with(address="127.0.0.1").encode(),
+    "name of a number": with_fields(name=5).encode(),
+    "one value more": with_fields(more=1).encode(),
+    "IPv6 loopback": with_fields(address="::1").encode(),
     "windows lines": NEW_TEXT.replace("\n", "\r\n").encode(),
-    "list": sealed("[]").encode(),
+    "list of nothing": sealed("[[]]").encode(),
+    "object": sealed("{}").encode(),
     "number": sealed("7").encode(),
     "null": sealed("null").encode(),
     "no json": sealed("{nonce}").encode(),
@@ -202,8 +240,79 @@ def test_no_cut_and_no_flipped_bit_goes_unnoticed(runtime, tmp_path):
 
 
 def test_what_was_encoded_is_read_back():
-    assert store.decode(OLD_TEXT) == OLD
-    assert store.decode(NEW_TEXT) == NEW
+    assert store.decode(OLD_TEXT) == [(store.SOFTWIRE, OLD)]
+    assert store.decode(NEW_TEXT) == [(store.SOFTWIRE, NEW)]
+    many = [("mapping a", OLD), (store.SOFTWIRE, NEW), ("mapping \u00e4", IPV6)]
+    assert store.decode(store.encode(many)) == many
+    assert store.decode(store.encode([])) == []
+
+
+def test_what_version_1_wrote_is_read():
+    """It is out there: an update must not cost a router its nonce."""
+    assert store.decode(VERSION_1) == [(store.SOFTWIRE, NEW)]
+    without_set = dict.fromkeys(("address", "first_port", "size", "first_internal"), "-")
+    assert store.decode(version_1_with(**without_set)) == [(store.SOFTWIRE, OLD)]
+
+
+def test_a_file_of_a_later_version_is_told_from_a_damaged_one():
+    with pytest.raises(store.Damaged, match="of version 3, which a newer cpe-agent has written"):
+        store.decode(sealed("[]", 3))
+    with pytest.raises(store.Damaged, match="checksum"):
+        store.decode(NEW_TEXT.replace("state 2", "state 3", 1)[:-2])
+
+
+# Several mappings and servers
+
+
+def on_server(number, state=NEW):
+    return state._replace(server=SERVER[:15] + bytes([number]), nonce=bytes([number] * 12))
+
+
+def test_each_server_has_its_nonce_and_the_newest_is_the_first_choice(tmp_path):
+    for _ in range(2):  # the second time from the file
+        kept = memory.Memory(str(tmp_path / "state"))
+        for number in (1, 2):
+            kept.keep("mapping a", on_server(number))
+    kept = memory.Memory(str(tmp_path / "state"))
+    assert kept.recall("mapping a", on_server(1).server) == on_server(1)
+    assert kept.recall("mapping a", on_server(2).server) == on_server(2)
+    assert kept.recall("mapping a", on_server(9).server) == on_server(2)
+    assert kept.recall("mapping b", on_server(1).server) is None
+
+
+def test_what_is_remembered_does_not_grow_without_end(tmp_path):
+    """4096 octets: what is wanted stays, of the rest the newest."""
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.live = ["mapping %d" % number for number in range(10)]
+    for name in [*kept.live, *["gone %d" % number for number in range(200)]]:
+        for number in range(5):
+            kept.keep(name, on_server(number, IPV6))
+            assert (tmp_path / "state").stat().st_size <= 4096
+    again = memory.Memory(str(tmp_path / "state"))
+    for name in kept.live:
+        assert again.recall(name, on_server(4).server) == on_server(4, IPV6)
+    assert again.recall("gone 199", on_server(4).server)
+    assert again.recall("gone 0", on_server(4).server) is None
+
+
+def test_a_mapping_is_forgotten_without_the_others(tmp_path):
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.keep("mapping a", on_server(1))
+    kept.keep("mapping b", on_server(2))
+    kept.forget("mapping a")
+    again = memory.Memory(str(tmp_path / "state"))
+    assert again.recall("mapping a", SERVER) is None
+    assert again.recall("mapping b", SERVER) == on_server(2)
+    again.forget("mapping b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remembering_the_same_again_writes_nothing(tmp_path):
+    kept = memory.Memory(str(tmp_path / "state"))
+    for _ in range(3):
+        kept.keep("mapping a", on_server(1))
+        kept.keep("mapping b", on_server(1))
+    assert kept.writes == 2
 
 
 def test_a_damaged_file_is_kept_out_of_the_way(tmp_path):

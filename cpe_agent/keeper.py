@@ -1,0 +1,342 @@
+"""Keeps one mapping on a PCP server, whatever happens: the way there, the asking, the memory.
+
+It decides nothing about the protocol (pcp/). What a mapping is good for is the business of those
+that build on it: softwire line (line.py), or a port for somebody (ports.py).
+"""
+
+import os
+
+from cpe_agent import address, advice, lease, log, net, netlink, portset, session, store
+from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp.client import Overlap
+
+PATH_RETRY = 5000  # ms; between looks for a way to the server
+
+
+class Keeper:
+    """One mapping that is wanted until further notice."""
+
+    label = ""  # begins each line of the log
+
+    def __init__(self, name, options, place):
+        """name: in the state file. options: config.Softwire or config.Mapping. place: Place."""
+        self.name = name
+        self.options = options
+        self.path = None  # netlink.Path to the server
+        self.session = None
+        self.mapping = None
+        self.errors = {}  # what is wrong now: kind -> text
+        self.since = None  # ms; when the present set was first granted
+        self.renewals = 0
+        self.released = False
+        self.confirmed = None  # True when the server confirmed the last release, False if not
+        self.look_at = None  # ms; when to look at the network again
+        self.known = None  # PortSet held last
+        self._place = place
+        self._leaving = False  # an earlier mapping of ours is being given back
+
+    # What those that build on it may change
+
+    def wish(self):
+        """mapping.Wish of what to ask for."""
+        raise NotImplementedError
+
+    def suggestion(self):
+        """PortSet to suggest to the server, or None."""
+        return self.known
+
+    def on_change(self, now):
+        """The grant came, changed, or went; the path's MTU changed."""
+
+    def on_lost(self, reason):
+        """The grant went; on_change follows."""
+        self.error("the mapping is lost: %s; asking for it again" % reason)
+
+    # Life
+
+    def start(self, now):
+        """Want the mapping from now on."""
+        self.released = False
+        self.confirmed = None
+        self.find_path(now)
+
+    def timer(self):
+        """When handle_timer is due, in ms, or None."""
+        return self.look_at
+
+    def handle_timer(self, now):
+        """Look again for the way."""
+        if self.look_at is not None and now >= self.look_at:
+            self.look_at = None
+            if not self.released:
+                self.find_path(now)
+
+    def look_soon(self, at):
+        """Something has changed: look at the time in ms, or before."""
+        if self.look_at is None or self.look_at > at:
+            self.look_at = at
+
+    def release(self, now):
+        """Give the mapping back."""
+        self.released = True
+        if self.mapping and self.mapping.state != m.IDLE:
+            self.mapping.release(now)
+        else:
+            # Given back before, or, with no way to the server so far, never asked about.
+            self._on_released(bool(self.confirmed))
+
+    def release_unasked(self, now):
+        """Give back what a forerunner left, without having asked for it. False if nobody could be
+        told."""
+        self.released = True
+        try:
+            path = self._way()
+            self._attach(path)
+        except (OSError, Overlap):
+            self._on_released(False)
+            self.confirmed = None
+            return False
+        self.mapping.release(now)
+        return True
+
+    def forget_path(self):
+        """Start anew from the way to the server on; what is up stays up until then."""
+        if self.session:
+            self.session.remove(self.mapping)
+        self.session = self.mapping = self.path = None
+
+    def let_go(self, now):
+        """Give the mapping back in passing, to ask for another one."""
+        left, mapping = self.session, self.mapping
+        self.session = self.mapping = self.path = None
+        self._leaving = True
+        lease.remove(self._lease())
+        session.say_farewell(now, left, mapping, self._on_gone, quickly=True)
+
+    def _on_gone(self, now, _confirmed):
+        """What was in the way of another mapping on the same server is so no more."""
+        self._leaving = False
+        self.look_soon(now)
+
+    # The way to the server
+
+    def server(self):
+        """16 octets of the server to ask."""
+        return self.options.server
+
+    def _server_text(self):
+        return address.text(self.server())
+
+    def _way(self):
+        """netlink.Path to the server, with the source that the config wants. Raises OSError."""
+        path = netlink.path_to(self.server())
+        if self.options.source:
+            path = netlink.Path(path.device, path.index, path.mtu, self.options.source)
+        return path
+
+    def find_path(self, now):
+        """Ask on from where the kernel sends now."""
+        try:
+            path = self._way()
+        except OSError:
+            self.complain("path", advice.no_route(self._server_text()))
+            self.look_at = now + PATH_RETRY
+            return
+        self.errors.pop("path", None)
+        before = self.path
+        if before is None or not self.session.fits(self.server(), path):
+            self._restart(now, path)
+        elif path != before:  # its MTU
+            self.path = path
+            self.on_change(now)
+
+    def _restart(self, now, path):
+        """RFC 7596 5.1: a new source address means a new request from it."""
+        self.forget_path()
+        try:
+            self._attach(path)
+        except Overlap as error:
+            if not self._leaving:
+                self.complain("path", advice.overlap(self._server_text(), error))
+        except OSError as error:
+            # An address that is still being checked for duplicates cannot be bound yet.
+            self.complain("path", advice.no_source(address.text(path.source), error))
+        if self.session is None:
+            self.look_at = now + PATH_RETRY
+            return
+        self._save_state()  # a nonce that is not on flash could lock us out after a power cut
+        held = lease.load(self._lease(), self._lease_key(), now)
+        self.mapping.start(now, held)
+        if held:
+            self.info("adopting the running lease: " + portset.text(held.port_set))
+            self.since = held.granted
+        self.on_attached(now, held)
+
+    def on_attached(self, now, held):
+        """The way is known. held: the Grant that was adopted, or None."""
+
+    def _attach(self, path):
+        """A Mapping on a Session for that path. Raises OSError or Overlap."""
+        there = self._place.sessions.open(self.server(), path)
+        mapping = self._make_mapping()
+        try:
+            there.add(mapping, self)
+        finally:
+            self._place.sessions.close_if_unused(there)
+        self.path, self.session, self.mapping = path, there, mapping
+
+    def _make_mapping(self):
+        """The mapping to ask for: the one we had, if the memory has it."""
+        options = self.options
+        state = self._place.memory.recall(self.name, self.server())
+        nonce, first_internal = None, None
+        if state is not None:
+            self.known, first_internal = state.port_set, state.first_internal
+            key = (self.server(), options.protocol, options.internal_port)
+            if key == (state.server, state.protocol, state.internal_port):
+                nonce = state.nonce
+        return m.Mapping(self.wish(), nonce or os.urandom(12), self.suggestion(), first_internal)
+
+    # What comes in
+
+    def on_send_error(self, now, error):
+        """The kernel did not send, or an ICMP error came back."""
+        if error.args[0] != net.ECONNREFUSED:
+            self.complain("server", "cannot send to %s: %s" % (self._server_text(), error))
+        elif self.mapping.grant is None:
+            self.complain("server", advice.no_listener(self._server_text()))
+
+    def on_event(self, now, event):
+        """What happened to the mapping (pcp.mapping.Event)."""
+        kind, _, detail = event
+        if kind in (m.GRANTED, m.CHANGED):
+            self._on_new_set(now, kind, detail)
+        elif kind == m.RENEWED:
+            self.renewals += 1
+            self.errors.pop("server", None)
+            self._save_lease()
+        elif kind == m.LOST:
+            self.on_lost(detail)
+            lease.remove(self._lease())
+            self.on_change(now)
+        elif kind == m.RECOVERING:
+            wait = max(0, event.mapping.send_at - now)
+            self.warning("%s; asking for the same set again in %d ms" % (detail, wait))
+        elif kind == m.PLAIN:
+            self.warning(advice.plain(self._server_text()))
+        elif kind == m.RELEASED:
+            self._on_released(detail)
+        elif kind in (m.EVENT_REFUSED, m.UNUSABLE, m.SILENT):
+            self._on_trouble(now, kind, detail)
+
+    def _on_new_set(self, now, kind, old):
+        grant = self.mapping.grant
+        self.errors.pop("server", None)
+        self.since = now
+        self.known = grant.port_set
+        self.on_change(now)
+        self._save_state()
+        self._save_lease()
+        was = ", was " + portset.text(old.port_set) if kind == m.CHANGED else ""
+        self.info("%s %s for %d s%s" % (kind, portset.text(grant.port_set), grant.lifetime, was))
+
+    def _on_trouble(self, now, kind, detail):
+        server = self._server_text()
+        wait = max(0, (self.mapping.send_at or now) - now) // 1000
+        if kind == m.EVENT_REFUSED:
+            text = advice.refused(detail.result, server, wait)
+        elif kind == m.UNUSABLE:
+            text = advice.unusable(server, detail, wait)
+        else:
+            text = advice.silent(server, self.mapping.unanswered, self.session.client.dropped)
+        self.complain("server", text)
+
+    def _on_released(self, confirmed):
+        if confirmed:
+            self.info("the server confirmed that the set is given back")
+            self._forget()
+        else:
+            # The server may hold it still, and would refuse any other nonce: keep ours.
+            self.warning(
+                "the server did not confirm the release; the mapping ends by itself, and %s is "
+                "kept to take it up again until then" % self._place.memory.path
+            )
+        self.confirmed = confirmed
+        lease.remove(self._lease())
+        self.since = None
+        for kind in ("server", "path"):
+            self.errors.pop(kind, None)
+
+    # State
+
+    def _save_state(self):
+        """Flash is written only if the content changes."""
+        options, mapping = self.options, self.mapping
+        state = store.State(
+            mapping.nonce,
+            self.server(),
+            options.protocol,
+            options.internal_port,
+            self.known,
+            mapping.first_internal if self.known else None,
+        )
+        try:
+            self._place.memory.keep(self.name, state)
+        except store.StoreError as error:
+            self.complain("store", "%s; after a power cut the same set may not come back" % error)
+        else:
+            self.errors.pop("store", None)
+
+    def _forget(self):
+        try:
+            self._place.memory.forget(self.name)
+        except store.StoreError as error:
+            self.complain("store", str(error))
+
+    def _save_lease(self):
+        try:
+            lease.save(self._lease(), self._lease_key(), self.mapping.grant)
+        except OSError as error:
+            self.warning("cannot write %s: %s" % (self._lease(), error))
+
+    def _lease(self):
+        """Path of the lease's file."""
+        return self._place.lease(self.name)
+
+    def _lease_key(self):
+        options = self.options
+        return lease.key(self.path.source, self.server(), options.protocol, options.internal_port)
+
+    # For people
+
+    def complain(self, kind, text):
+        """Tell a person once, and keep it for status until it is over."""
+        if self.errors.get(kind) != text:
+            self.errors[kind] = text
+            self.error(text)
+
+    def info(self, text):
+        """A line for the log: life as usual."""
+        log.info(self.label + text)
+
+    def warning(self, text):
+        """A line for the log: not as it should be."""
+        log.warning(self.label + text)
+
+    def error(self, text):
+        """A line for the log: a person may have to do something."""
+        log.error(self.label + text)
+
+
+class Place:
+    """What keepers share."""
+
+    def __init__(self, sessions, memory, run_dir):
+        """sessions: session.Sessions. memory: memory.Memory. run_dir: RAM."""
+        self.sessions = sessions
+        self.memory = memory
+        self._run_dir = run_dir
+
+    def lease(self, name):
+        """Path of the file for the running lease of a name."""
+        return self._run_dir + "/lease" + ("" if name == store.SOFTWIRE else "." + name)

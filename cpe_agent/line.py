@@ -1,0 +1,193 @@
+"""The softwire: a mapping whose port set is what the router's NAT lives on."""
+
+from cpe_agent import advice, log, net, plan, softwire, store
+from cpe_agent.backends import BackendError
+from cpe_agent.keeper import Keeper
+from cpe_agent.pcp import mapping as m
+
+_SETTLE = 200  # ms; network changes come in bursts
+_RETRY = 5000  # ms between tries of the backend; doubled up to a minute
+_RETRY_MOST = 60000
+
+
+class Line(Keeper):
+    """Keeps the port set, and the network as the set says."""
+
+    def __init__(self, options, place, backend):
+        """options: config.Softwire. backend: as those in cpe_agent.backends."""
+        super().__init__(store.SOFTWIRE, options, place)
+        self.backend = backend
+        self.reconfigurations = 0
+        self.response_to_nat = None  # ms
+        self._sessions = place.sessions
+        self._listener = None  # raw socket for ICMPv6
+        self._apply_at = None  # ms; when to try the backend again
+        self._retry = _RETRY
+
+    def wish(self):
+        """As the options say."""
+        options = self.options
+        return m.wish(
+            options.protocol,
+            options.internal_port,
+            options.ports,
+            options.lifetime,
+            options.parity,
+        )
+
+    # Life
+
+    def start(self, now):
+        """Want the line from now on, if the config says so."""
+        if self.options.enabled:
+            super().start(now)
+            return
+        self.released = True
+        log.info("softwire '%s' is disabled by option enabled" % self.options.name)
+        if self.backend.present():
+            self.apply(now)
+        if self.mapping and self.mapping.state != m.IDLE:
+            self.mapping.release(now)
+
+    def timer(self):
+        """When handle_timer is due, in ms, or None."""
+        timers = [at for at in (self.look_at, self._apply_at) if at is not None]
+        return min(timers, default=None)
+
+    def handle_timer(self, now):
+        """Look again for the way; try again what failed."""
+        super().handle_timer(now)
+        if self._apply_at is not None and now >= self._apply_at:
+            self.apply(now)
+
+    def release(self, now):
+        """Stop using the set, then give it back, in this order: nobody else may get it while we
+        still send from it. False if the line could not be taken down."""
+        if not self._take_down(now):
+            return False
+        super().release(now)
+        return True
+
+    def release_unasked(self, now):
+        """Take down a line that a forerunner left, and give its set back. None if it could not be
+        taken down, False if nobody could be told."""
+        if not self._take_down(now):
+            return None
+        return super().release_unasked(now)
+
+    def change(self, now, options, backend):
+        """Go over to other options, and to another backend if it is one."""
+        old = self.options
+        if backend is not self.backend:
+            self._take_down(now)
+            self.backend = backend
+        same = (old.server, old.protocol, old.internal_port) == (
+            options.server,
+            options.protocol,
+            options.internal_port,
+        )
+        if self.mapping and self.mapping.grant and not same:
+            self._take_down(now)
+            self.let_go(now)
+        self.options = options
+        if options.enabled:
+            self.forget_path()
+        self.start(now)
+
+    def _take_down(self, now):
+        self.released = True
+        self.apply(now)
+        self.released = "backend" not in self.errors
+        return self.released
+
+    def forget_path(self):
+        """Start anew from the way to the server on; what is up stays up until then."""
+        super().forget_path()
+        self._stop_listening()
+
+    def on_attached(self, now, held):
+        """The network as the adopted lease says, or down if there is none but a line."""
+        self._listen()
+        if held or self.backend.present():
+            self.apply(now)
+
+    # ICMPv6 from the lwAFTR
+
+    def _listen(self):
+        options = self.options
+        if not options.aftr or not options.icmp_recovery:
+            return
+        try:  # this helps, but a line is possible without it
+            self._listener = net.unreachable_socket()
+        except OSError as error:
+            log.warning(advice.deaf("ICMPv6 from the lwAFTR", error))
+            return
+        self._sessions.poller.add(self._listener, self._on_unreachable)
+
+    def _stop_listening(self):
+        if self._listener:
+            self._sessions.poller.remove(self._listener)
+            self._listener = None
+
+    def _on_unreachable(self, sock):
+        try:
+            received = net.receive(sock)
+        except OSError:
+            return  # the interface went; changes of the network are noticed elsewhere
+        if received is None or self.mapping is None or self.mapping.state != m.HELD:
+            return
+        message, sender, _ = received
+        if softwire.says_binding_lost(message, sender, self.path.source, self.options.aftr):
+            now = self._sessions.clock.now()
+            self.session.client.binding_lost(now)
+
+    # The network
+
+    def on_lost(self, reason):
+        """IPv4 is down."""
+        log.error("the port set is lost: %s; IPv4 is down until it is granted again" % reason)
+
+    def on_change(self, now):
+        """The network as the grant says."""
+        self.apply(now)
+        if self.since == now and self._sessions.received_at is not None:
+            self.response_to_nat = self._sessions.clock.now() - self._sessions.received_at
+
+    def _on_new_set(self, now, kind, old):
+        super()._on_new_set(now, kind, old)
+        if self.mapping.grant.port_set.size == 1:
+            log.warning("the server gave one port only; few connections will fit")
+
+    def on_devices_changed(self, now, devices):
+        """Links, addresses or routes of these interface indexes changed; None stands for any."""
+        if self.backend.plan is not None and (self.backend.index in devices or None in devices):
+            self._check_network(now)
+
+    def on_rules_deleted(self, now):
+        """Somebody deleted rules of nftables."""
+        if self.backend.plan is not None:
+            self._check_network(now)
+
+    def _check_network(self, now):
+        """Somebody touched our softwire, or our rules (or we did): look whether all is there."""
+        if self._apply_at is None:
+            self._apply_at = now + _SETTLE
+
+    def apply(self, now):
+        """Make the network what the grant says; on failure, again later."""
+        self._apply_at = None
+        if self.mapping is None and not self.released:
+            return  # between two paths: what is there stays until the next one is known
+        grant = self.mapping.grant if self.mapping else None
+        port_set = grant.port_set if grant and not self.released else None
+        try:
+            if self.backend.apply(plan.build(self.options, self.path, port_set)):
+                self.reconfigurations += 1
+        except BackendError as error:
+            self._apply_at = now + self._retry
+            self.complain("backend", advice.backend_failed(error, self._retry // 1000))
+            self._retry = min(2 * self._retry, _RETRY_MOST)
+            return
+        self._retry = _RETRY
+        if self.errors.pop("backend", None):
+            log.info("the network is as it should be again")
