@@ -220,9 +220,13 @@ class StatefulPool:
             return None
         if wish.parity is not None and wish.port % 2 != wish.parity:
             return None
-        if None not in (wish.home, wish.address) and wish.home != wish.address:
+        address = wish.address
+        if address not in self._index and not wish.exact:
+            # Some clients suggest their own address: the port is what they want.
+            address = None
+        if None not in (wish.home, address) and wish.home != address:
             return None
-        address = wish.home if wish.address is None else wish.address
+        address = wish.home if address is None else address
         limit = len(self._addresses) if wish.exact else _LOOKS
         index = self._with_port(address, wish.port, limit)
         if index is None:
