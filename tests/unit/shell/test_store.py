@@ -135,17 +135,8 @@ def sealed(body, version=2):
     return "cpe-agent-state %d %08x\n%s" % (version, binascii.crc32(body.encode()), body)
 
 
-FIELDS = [
-    "name",
-    "server",
-    "protocol",
-    "internal_port",
-    "nonce",
-    "address",
-    "first_port",
-    "size",
-    "first_internal",
-]
+FIELDS = ("name", "server", "protocol", "internal_port", "nonce")
+FIELDS += ("address", "first_port", "size", "first_internal")
 
 
 def with_fields(**changes):
