@@ -3,12 +3,13 @@
 
 PYTHON = .venv/bin/python
 
-.PHONY: help setup images demo test lint bench clean
+.PHONY: help setup images demo test lint bench conformance clean
 
 help:
 	@echo "make demo    the story on the terminal, then build/demo/report.html"
 	@echo "make test    lint, unit, property, both runtimes, interop and end-to-end tests"
 	@echo "make bench   start-up, grant to NAT, memory and CPU, next to the bare interpreters"
+	@echo "make conformance   how many requirements of the RFCs are met, and which are not"
 	@echo "make lint    ruff"
 	@echo "make clean   remove what was built"
 
@@ -32,6 +33,9 @@ test: setup lint
 
 bench: setup
 	$(PYTHON) tests/bench/bench.py
+
+conformance: .venv/ready
+	@$(PYTHON) -m tests.conformance
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis
