@@ -124,6 +124,8 @@ class Selection:
         self._tried &= listed
         self._blocked = {key: at for key, at in self._blocked.items() if key in listed}
         self._probed &= listed
+        if not listed:
+            self._round_at = None
         self.better = self._find(self.better)
         self.current = self._find(before)
         if self.current is None or (self._is_blocked(self.current, now) and self._has_others()):
