@@ -13,6 +13,8 @@ messages      {"since": 0} -> messages: number, t_ms, direction, address, port, 
 fault         {"loss": 10, ...} keys of [faults]; "reset": true ends all others -> faults
 forget        {"epoch_reset": true, "announce": false | true | "unicast" | "multicast"}
 announce      {"unicast": true, "multicast": true}
+switch        {"map": true, "port_set": true}: what the server knows; when PORT_SET comes or goes,
+              mappings and epoch start anew (RFC 7753 4.3)
 drop_binding  {"client": IPV6}, all without; the PCP state stays -> dropped
 update        {"client": IPV6, "address": IPV4, "first_port": PORT}: move it -> bindings
 """

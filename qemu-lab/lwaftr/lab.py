@@ -174,6 +174,13 @@ class Lab:
         self.path.send(now_ms, sends)
         return {"sent": len(sends)}
 
+    def _switch(self, now_ms, args):
+        values = {key: _boolean(args, key) if key in args else None for key in ("map", "port_set")}
+        announce = True if self._multicast else "unicast"
+        sends = self.server.switch(now_ms, values["map"], values["port_set"], announce)
+        self.path.send(now_ms, sends)
+        return {"epoch": self.server.epoch(now_ms), "sent": len(sends)}
+
     def _messages(self, _, args):
         since = args.get("since", 0)
         if isinstance(since, bool) or not isinstance(since, int):
@@ -262,6 +269,7 @@ _COMMANDS = {
     "forget": (Lab._forget, ("epoch_reset", "announce")),
     "announce": (Lab._announce, ("unicast", "multicast")),
     "messages": (Lab._messages, ("since",)),
+    "switch": (Lab._switch, ("map", "port_set")),
     "drop_binding": (Lab._drop_binding, ("client",)),
     "update": (Lab._update, ("client", "address", "first_port")),
 }

@@ -43,6 +43,8 @@ def _request(data):
     if data[0] != wire.VERSION:
         return "a request of version %d" % data[0]
     opcode = _OPCODES.get(data[1], "opcode %d" % data[1])
+    if data[1] not in (wire.OP_ANNOUNCE, wire.OP_MAP):
+        return opcode
     try:
         request = wire.parse_request(data)
     except wire.WireError as error:

@@ -333,3 +333,14 @@ def test_broken_files(tmp_path, content):
         load(str(path))
     with pytest.raises(ConfigError):
         load(str(tmp_path / "none.json"))
+
+
+def test_switch_command():
+    lab = make_lab()
+    lab.receive(NOW, E1, CLIENT, PORT)
+    assert lab.command(NOW, {"command": "switch", "args": {"map": False}})["sent"] == 0
+    assert lab.receive(NOW, E1, CLIENT, PORT)[0].data[3] == wire.UNSUPP_OPCODE
+    done = lab.command(NOW, {"command": "switch", "args": {"map": True, "port_set": False}})
+    assert done["ok"] and done["epoch"] == 0 and done["sent"] == 2
+    assert lab.command(NOW, {"command": "status"})["mappings"] == 0
+    assert not lab.command(NOW, {"command": "switch", "args": {"map": 1}})["ok"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,61 @@ def test_pcp_alone(lab):
     assert len(ctl.call(control, "messages")["messages"]) >= 5
 
 
+@pytest.fixture
+def alone(tmp_path):
+    """(port, log file) of what one command without a configuration starts."""
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lwaftr", "--pcp-only", "--port", "0"],
+            env={**os.environ, **PATHS},
+            stdout=subprocess.PIPE,
+            stderr=file,
+        )
+    ready = process.stdout.readline().decode()
+    assert ready.startswith("lwaftr: ready on ::1 and 127.0.0.1, UDP port: ")
+    yield int(ready.rsplit(":", 1)[1]), log
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "client"),
+    [
+        (socket.AF_INET6, "::1", LOOPBACK),
+        (socket.AF_INET, "127.0.0.1", wire.V4_PREFIX + bytes((127, 0, 0, 1))),
+    ],
+)
+def test_one_command_serves_both_families_and_says_what_it_does(alone, family, host, client):
+    port, log = alone
+    with socket.socket(family, socket.SOCK_DGRAM) as peer:
+        peer.settimeout(5)
+        request = {"client": client, "protocol": 6, "internal": 80, "size": None, "port": 8080}
+        peer.sendto(map_request(**request), (host, port))
+        answer, sender = peer.recvfrom(2000)
+        assert sender[:2] == (host, port) and wire.parse_response(answer).map.external_port == 8080
+        peer.sendto(map_request(**request, nonce=b"x" * 12), (host, port))
+        assert wire.parse_response(peer.recv(2000)).result == wire.NOT_AUTHORIZED
+        peer.sendto(b"\2\x81x", (host, port))
+        place = "%s:%d" % (host if family == socket.AF_INET else "[::1]", peer.getsockname()[1])
+        peer.sendto(b"\2\2" + bytes(78), (host, port))
+        peer.recv(2000)
+    suggested = "MAP, for 3600 s, tcp, internal port 80, suggests 0.0.0.0:8080"
+    said = re.sub(r"epoch \d+", "epoch 0", log.read_text())
+    said = re.sub(r"(NOT_AUTHORIZED, for) \d+", r"\1 3600", said)
+    assert said.splitlines() == [
+        "from %s: %s" % (place, suggested),
+        "  to %s: MAP, SUCCESS, tcp 192.0.2.1:8080 from internal port 80, for 3600 s, epoch 0"
+        % place,
+        "from %s: %s" % (place, suggested),
+        "  to %s: MAP, NOT_AUTHORIZED, for 3600 s, epoch 0" % place,
+        "from %s: 3 octets that are no PCP request" % place,
+        "from %s: PEER" % place,
+        "  to %s: PEER, ADDRESS_MISMATCH, for 1800 s, epoch 0" % place,
+    ]
+
+
 def test_control_survives_nonsense(lab):
     _, control = lab
     with socket.socket(socket.AF_UNIX) as client:
@@ -102,6 +158,22 @@ def test_wrong_configuration_exits_with_2(tmp_path):
     assert done.returncode == 2
     assert "pool.set_size" in done.stderr and "1 to 65535" in done.stderr
     assert run("lwaftr", "--check").returncode == 0
+
+
+def test_an_example_configuration_is_printed_and_right(tmp_path):
+    path = tmp_path / "lab.toml"
+    path.write_text(run("lwaftr", "--example-config").stdout)
+    assert "set_size = 1024" in path.read_text()
+    assert run("lwaftr", "--config", str(path), "--check").returncode == 0
+
+
+def test_addresses_to_listen_on():
+    for words in (["::1", "::2"], ["127.0.0.1", "127.0.0.2"], ["::1", "127.0.0.1", "::2"]):
+        listen = [part for word in words for part in ("--listen", word)]
+        done = run("lwaftr", "--pcp-only", "--check", *listen)
+        assert done.returncode == 2 and "--listen: allowed: one IPv6 address" in done.stderr
+    both = run("lwaftr", "--check", "--listen", "::1", "--listen", "127.0.0.1")
+    assert both.returncode == 2 and "server.address4" in both.stderr
 
 
 def test_a_socket_that_cannot_be_opened_exits_with_1():
