@@ -29,6 +29,10 @@ def _print_side(side, mine):
     for one in mine:
         if one.status == table.NOT_MET:
             print("not met: %s (%s): %s Instead: %s" % (one.id, one.level, one.text, one.reason))
+    short = [one for one in mine if one.falls_short]
+    if short:
+        ids = ", ".join("%s (%s)" % (one.id, one.level) for one in short)
+        print("not applicable, since left to others, who fall short: " + ids)
     print()
 
 

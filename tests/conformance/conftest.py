@@ -1,11 +1,12 @@
-"""The shell's fixtures, for an agent on the runtime that routers have."""
+"""Fixtures of the shell and of the namespaces; agents run on the runtime that routers have."""
 
 import pytest
 
+from tests.netns.conftest import home, shared_home
 from tests.support import micropython
 from tests.unit.shell.conftest import link, make_agent, make_peer
 
-__all__ = ["link", "make_agent", "make_peer"]
+__all__ = ["home", "link", "make_agent", "make_peer", "shared_home"]
 
 
 @pytest.fixture

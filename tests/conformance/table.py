@@ -56,9 +56,13 @@ _DOCUMENTS = {
 }
 
 # by, shown: tuples of "path:name". reason: why it is not applicable, or what happens instead.
+# falls_short: it is left to others, and they are known not to obey.
 Requirement = namedtuple(
-    "Requirement", ("side", "group", "id", "level", "text", "status", "by", "shown", "reason")
+    "Requirement",
+    ("side", "group", "id", "level", "text", "status", "by", "shown", "reason", "falls_short"),
 )
+
+_FIELDS = ("id", "level", "text", "by", "shown", "not_applicable", "left_to_others", "not_met")
 
 
 def load(path=SOURCE):
@@ -82,19 +86,21 @@ def titles(path=SOURCE):
 
 
 def _requirement(side, group, entry):
-    unknown = set(entry) - {"id", "level", "text", "by", "shown", "not_applicable", "not_met"}
+    unknown = set(entry) - set(_FIELDS)
     if unknown:
         raise ValueError("%s: unknown field %s" % (entry["id"], ", ".join(sorted(unknown))))
     if "not_applicable" in entry:
         status, reason = NOT_APPLICABLE, entry["not_applicable"]
+    elif "left_to_others" in entry:
+        status, reason = NOT_APPLICABLE, entry["left_to_others"]
     elif "not_met" in entry:
         status, reason = NOT_MET, entry["not_met"]
     else:
         status, reason = MET, None
     by, shown = tuple(entry.get("by", ())), tuple(entry.get("shown", ()))
-    return Requirement(
-        side, group, entry["id"], entry["level"], entry["text"], status, by, shown, reason
-    )
+    known = [entry[name] for name in ("id", "level", "text")]
+    short = "left_to_others" in entry
+    return Requirement(side, group, *known, status, by, shown, reason, short)
 
 
 def origin(requirement):
@@ -196,6 +202,9 @@ What the agent does with each requirement on a PCP client (RFC 6887, RFC 7753, a
 that they lean on) and on the lwB4 of RFC 7596, in short words: the RFC says it exactly. *DECL*
 stands in an RFC without a keyword, as how the protocol works, and counts as mandatory. *LOCAL* is a
 rule of ours, near that section, where the RFCs leave a gap. Advice without a keyword is left out.
+
+*Not applicable* is also what the agent leaves to the kernel or to OpenWrt's own programs; where
+they are known to fall short of it, the reason begins with **they fall short**.
 """
 _COLUMNS = ["| requirement | level | in short | obeyed by, shown by |", "|---|---|---|---|"]
 
@@ -224,6 +233,7 @@ def _row(one):
     if one.status == MET:
         how = "<br>".join("`%s`" % name for name in one.by + one.shown)
     else:
-        how = "**%s**: %s" % (one.status, one.reason)
+        short = "**they fall short**: " if one.falls_short else ""
+        how = "**%s**: %s%s" % (one.status, short, one.reason)
     cells = "%s (%s)" % (one.id, origin(one)), one.level, one.text, how
     return "| %s |" % " | ".join(cell.replace("|", "\\|") for cell in cells)
