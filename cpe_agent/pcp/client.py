@@ -145,10 +145,12 @@ class Client:
     def _on_announcement(self, now, response):
         """RFC 6887 14.1.3. A server whose silence has made us slow says by this that it is back."""
         wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
-        if self.epoch.check(response.epoch, now) != timing.FOLLOWS:
-            self._recover(now, wait, "the server announced that it lost its state")
+        verdict = self.epoch.check(response.epoch, now)
+        if verdict != timing.FOLLOWS:
+            why = "the server announced that it lost its state"
+            self._recover(now, wait, why, lost=verdict == timing.LOST)
         elif [mapping for mapping in self.mappings if mapping.unanswered]:
-            self._recover(now, wait, "the server announced itself", answered=False)
+            self._recover(now, wait, "the server announced itself", answered=False, lost=False)
 
     def _on_map(self, now, response):
         mapping = self._match(response.map)
@@ -162,7 +164,7 @@ class Client:
         if verdict != timing.FOLLOWS:
             # An answer that is believed is fresh news about its mapping; the rest may be gone.
             asked = mapping if mapping.believes(verdict) else None
-            self._recover(now, 0, _WHY[verdict], but=asked)
+            self._recover(now, 0, _WHY[verdict], but=asked, lost=verdict == timing.LOST)
         if response.result == wire.NO_RESOURCES:
             self._on_no_resources(now, response, mapping)
         self._events += mapping.on_response(now, response, verdict, self._random_bytes)
@@ -197,10 +199,11 @@ class Client:
                     now, response, timing.FOLLOWS, self._random_bytes
                 )
 
-    def _recover(self, now, wait, why, but=None, answered=True):
+    def _recover(self, now, wait, why, but=None, answered=True, lost=True):
         """Ask for every mapping again: at once, or when the last round is long enough ago.
 
         but: a mapping that needs it not. answered: False for those alone that await an answer.
+        lost: False when the server may have kept its state.
         """
         self._new_from = self._any_from = None
         planned = self._round_at is not None and now < self._round_at
@@ -210,7 +213,7 @@ class Client:
                 continue
             if not answered and not mapping.unanswered:
                 continue
-            if mapping.recover(now, at - now):
+            if mapping.recover(now, at - now, lost):
                 self._round_at, self._spacing = at, spacing
                 if not planned:  # a storm is told once a round
                     self._events.append(m.Event(m.RECOVERING, mapping, why))

@@ -116,6 +116,8 @@ class Mapping:
         self.wish = wish
         self.internal_port = wish.internal_port
         self.nonce = nonce
+        if known and (wish.family == 4) != wire.is_v4(address.octets(known.address)):
+            known = first_internal = None  # of a time when the other family was wanted
         self.known = known
         self.first_internal = first_internal
         self.state = IDLE
@@ -125,6 +127,7 @@ class Mapping:
         self.hold_until = None  # ms; the server said not to ask before
         self._retransmission = None  # ms; None while the renewal windows rule
         self._urgent = False
+        self._doubted = False  # the server lost its state, and has not given the set again yet
         self._plain = False  # the server does not understand PORT_SET: one port, without it
         self.last_sent = None  # ms
         self._sent_at = []  # ms; of requests that may still be on the way
@@ -158,11 +161,13 @@ class Mapping:
         self._retransmission = None
         return self.send_at
 
-    def recover(self, now, delay=0):
+    def recover(self, now, delay=0, lost=True):
         """The server lost its state, so what it said before, refusals included, is void.
 
-        delay: ms. False when a request is due within that wait in any case.
+        delay: ms. lost: False when it may have kept its state. False when a request is due within
+        that wait in any case.
         """
+        self._doubted = self._doubted or lost
         soon = now + max(delay, RECOVERY_WAIT)
         if self._urgent and self.send_at is not None and self.send_at <= soon:
             return False
@@ -266,9 +271,8 @@ class Mapping:
     def _size(self):
         """Ports to ask for. What was granted, except where that could not bring the set back.
 
-        A request for as many as possible stays one when internal and external ports are the same:
-        with the granted size, the set would lie outside [internal port, + size - 1], where a
-        server that lost its state must not put it (RFC 7753 4.2).
+        Where the First Internal Port is not the one that was asked for (RFC 7753 5.2), the granted
+        size would name other internal ports than those of the set: to the server, another set.
         """
         if self._plain:
             return 1
@@ -276,7 +280,7 @@ class Mapping:
         # All protocols without PORT_SET would be a request for the whole address.
         if self.known is None or (one_port and self._asks_for_more()):
             return self.wish.size
-        if self.wish.size == wire.MAX_PORTS and self.first_internal == self.known.first:
+        if self.first_internal not in (None, self.internal_port):
             return self.wish.size
         return min(self.known.size, self.wish.size)
 
@@ -314,6 +318,7 @@ class Mapping:
             return []
         if response.result != wire.SUCCESS:
             self._refusal, self._answer_at = response, now
+            self._doubted = self._doubted or verdict == timing.LOST
             return self._on_error(now, response, random_bytes)
         if response.lifetime == 0:
             return self._on_end(now, response, random_bytes)
@@ -322,6 +327,7 @@ class Mapping:
         try:
             grant = self._read_grant(now, response)
         except ValueError as error:
+            self._refusal, self._answer_at = response, now  # so that its copies are none
             return self._on_unusable(now, str(error), random_bytes)
         self._answer, self._answer_at = response, now
         if not self.unanswered and self._loses_set(response):
@@ -437,16 +443,19 @@ class Mapping:
         self.unanswered = 0
         self.hold_until = None
         self._retransmission = None
-        self._urgent = False
+        self._urgent = self._doubted = False
 
     def _on_error(self, now, response, random_bytes):
-        """An error changes nothing on the server (RFC 6887 7.3): a held set is kept to its end."""
+        """An error changes nothing on the server (RFC 6887 7.3), so a held set is kept to its end:
+        unless the server has lost it, and may have given it to a neighbour."""
         if not self.unanswered:
             doubled = self.hold_until is not None  # the refusal has come before
             if doubled or response.result != wire.NOT_AUTHORIZED or self.state != HELD:
                 return []
             # Nobody asked, so it is news about the mapping: it is gone (RFC 6887 8.3).
             events = [self._lose(now, "the server revoked it")]
+        elif self._doubted and self.state == HELD:
+            events = [self._lose(now, "the server lost it and does not give it again")]
         else:
             events = []
         # Another request is not bound by the refusal's waiting time (RFC 6887 8.3).

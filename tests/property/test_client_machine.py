@@ -321,7 +321,7 @@ class Line(RuleBasedStateMachine):
     @invariant()
     def nothing_is_left_behind(self):
         assert self.client.events() == [] and self.client.datagrams() == []
-        assert len(self.client.mappings) == 1 and len(self.client.dropped) == 4
+        assert len(self.client.mappings) == 1 and len(self.client.dropped) == 5
 
     def teardown(self):
         """When all is well again, the client holds what the server has for it, and keeps it."""

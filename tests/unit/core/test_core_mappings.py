@@ -315,3 +315,61 @@ def test_internal_ports_beyond_the_last_are_no_grant():
     bench = Bench(m.wish(17, 50000, 100, 3600)).start()
     bench.answer(size=32, first_internal=65530)
     assert bench.held() is None and bench.kinds() == [m.UNUSABLE]
+
+
+def test_a_set_whose_internal_ports_are_not_those_asked_for_is_renewed_with_the_size_asked_for():
+    """With the granted size, internal ports 16384-16639 would be another set than 16640-16895."""
+    bench = Bench(m.wish(0, 16384, 1024, 3600)).start()
+    bench.answer(first=16640, size=256, first_internal=16640)
+    bench.run_to_send()
+    assert bench.sent_size() == 1024
+    bench.answer(first=16640, size=256, first_internal=16640)
+    assert bench.kinds() == [m.GRANTED, m.RENEWED]
+
+
+def test_a_set_that_the_server_lost_and_refuses_to_give_again_is_given_up():
+    for how in ("announcement", "epoch of the refusal", "icmp"):
+        bench = Bench(m.wish(0, 1, 1024, 3600)).granted(lifetime=86400)
+        bench.run_to_send()
+        if how == "announcement":
+            bench.answer(lifetime=86400)
+            bench.receive(wire.response(wire.OP_ANNOUNCE, 0, 0, 0))
+            bench.run(6)
+        elif how == "icmp":
+            bench.client.binding_lost(bench.now)
+            bench.run(6)
+        assert bench.held()
+        epoch = 1 if how == "epoch of the refusal" else None
+        bench.refuse(wire.NO_RESOURCES, 30, epoch=epoch)
+        assert bench.held() is None and m.LOST in bench.kinds(), how
+        bench.run(31)
+        bench.answer(lifetime=86400)
+        assert bench.held(), how
+
+
+def test_a_refused_renewal_of_a_server_that_lost_nothing_leaves_the_set():
+    bench = Bench(m.wish(0, 1, 1024, 3600)).granted(lifetime=86400)
+    bench.receive(wire.response(wire.OP_ANNOUNCE, 0, 0, 0))
+    bench.run(6)
+    bench.answer(lifetime=86400, epoch=6)
+    bench.run_to_send()
+    bench.refuse(wire.NO_RESOURCES, 30, epoch=6 + (bench.now - bench.sent[1][0]) // 1000)
+    assert bench.held(), "the server has given it again since"
+
+
+def test_an_address_of_the_other_family_is_not_suggested():
+    known = PortSet("192.0.2.3", 8080, 1)
+    bench = Bench(m.wish(6, 8080, 1, 3600, family=6), known=known).start()
+    assert wire.parse_request(bench.sent[0][1]).map.external_ip == wire.ANY_V6
+
+
+def test_a_copy_of_an_answer_that_came_too_late_is_no_update():
+    bench = Bench(m.wish(0, 1, 1024, 120)).start()
+    while bench.client.get_timer() < bench.now + 60000:
+        bench.run_to_send()
+    bench.run(45)
+    late = bench.epoch() - 44
+    bench.answer(lifetime=40, epoch=late)
+    assert bench.kinds()[-1] == m.UNUSABLE
+    bench.answer(lifetime=40, epoch=late)
+    assert bench.held() is None, bench.kinds()
