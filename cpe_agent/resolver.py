@@ -16,6 +16,7 @@ _RETRY = 5000  # ms after a failure; doubled up to
 _RETRY_MOST = 300000
 _TTL_LEAST = 60  # s; a server's address is no news every second
 _CONFIG_LARGEST = 16384  # octets of resolv.conf that are looked at
+_NOTHING = "the name has no usable address"
 _LOCALHOST = wire.V4_PREFIX + bytes([127, 0, 0, 1])
 _LOOPBACK = bytes(15) + b"\x01"
 
@@ -94,7 +95,8 @@ class Name:
     """One name, kept resolved: asked for again when its addresses are too old, or failed.
 
     addresses: IPv6 before IPv4; kept while nobody can tell better ones (RFC 8767). error: why
-    there are none, or no fresh ones, or None.
+    there are none, or no fresh ones, or None. A kind alone that fails is no error, since a dnsmasq
+    that is not online refuses what it does not know itself; but it is asked for again soon.
     """
 
     def __init__(self, name, asked, random_bytes):
@@ -108,6 +110,7 @@ class Name:
         self._again_at = None
         self._found = {dns.AAAA: (), dns.A: ()}
         self._retry = _RETRY
+        self._failed = False  # a question of the last round
 
     def begin(self, now):
         """Ask."""
@@ -118,7 +121,7 @@ class Name:
 
     def restart(self, now):
         """The network changed: what failed may work now."""
-        if self.error and self._again_at is not None:
+        if self._failed and self._again_at is not None:
             self._retry = _RETRY
             self._again_at = now
 
@@ -159,19 +162,21 @@ class Name:
         if self._again_at is not None or not self.lookups:
             return
         failures = [lookup.failure for lookup in self.lookups if lookup.failure]
+        answers = [lookup.answer for lookup in self.lookups if lookup.answer]
+        ttls = [answer.ttl for answer in answers if answer.addresses]
         self.error = None
-        if failures:
-            self.error = failures[0]
+        if not ttls:
+            self.error = failures[0] if failures else _NOTHING
         elif not self.addresses:
-            self.error = "the name has no usable address"
-        if self.error:
+            self.error = _NOTHING
+        self._failed = bool(failures or self.error)
+        if self._failed:
             spread = timing.uniform(self._random_bytes, -(self._retry // 10), self._retry // 10)
             self._again_at = now + self._retry + spread
             self._retry = min(2 * self._retry, _RETRY_MOST)
-            return
-        ttls = [lookup.answer.ttl for lookup in self.lookups if lookup.answer.addresses]
-        self._again_at = now + max(_TTL_LEAST, min(ttls)) * 1000
-        self._retry = _RETRY
+        else:
+            self._again_at = now + max(_TTL_LEAST, min(ttls)) * 1000
+            self._retry = _RETRY
 
 
 # RFC 6724 2.1: (prefix, its length, precedence, label), those that fit less well further down.
@@ -257,7 +262,7 @@ class Resolver:
 
     def __init__(self, poller, now, random_bytes, on_change, resolv_conf="/etc/resolv.conf"):
         """poller: net.Poller. now(): ms. on_change(name) is called when addresses or error of a
-        name have changed."""
+        name have changed, but never while it is being added."""
         self._poller = poller
         self._now = now
         self._random_bytes = random_bytes
@@ -278,6 +283,7 @@ class Resolver:
         entry = self._names[name] = Name(name, self._nameservers, self._random_bytes)
         entry.begin(self._now())
         self._carry(entry)
+        entry.conclude(self._now())
 
     def remove(self, name):
         """Forget a name."""
@@ -309,7 +315,7 @@ class Resolver:
             at = entry.get_timer()
             if at is not None and now >= at:
                 entry.handle_timer(now)
-                self._carry(entry)
+                self._progress(entry)
 
     def _nameservers(self):
         try:
@@ -318,16 +324,19 @@ class Resolver:
         except (OSError, ValueError):
             return nameservers("")
 
+    def _progress(self, entry):
+        self._carry(entry)
+        if entry.conclude(self._now()):
+            self._on_change(entry.name)
+
     def _carry(self, entry):
-        """Let exactly those queries be under way that should be, then tell what came out."""
+        """Let exactly those queries be under way that should be."""
         for lookup in entry.lookups:
             key = (entry.name, lookup.kind)
             while self._sockets.get(key, (None, None))[1] is not lookup.query:
                 self._close(key)
                 if lookup.query is not None:
                     self._send(key, entry, lookup)
-        if entry.conclude(self._now()):
-            self._on_change(entry.name)
 
     def _send(self, key, entry, lookup):
         server, octets = lookup.query
@@ -352,7 +361,7 @@ class Resolver:
         else:
             if received:
                 lookup.receive(self._now(), *received)
-        self._carry(entry)
+        self._progress(entry)
 
     def _close(self, key):
         sock, _ = self._sockets.pop(key, (None, None))

@@ -351,15 +351,27 @@ def test_addresses_outlive_a_refresh_that_fails_but_not_one_that_says_there_are_
     assert one.addresses == () and "no usable address" in one.error
 
 
-def test_one_kind_that_fails_does_not_hide_the_other():
+def test_one_kind_that_fails_is_no_error_but_asked_for_again_soon():
     one = name()
     six, four = one.lookups
     answer(six, NOW, GOOD)
     while four.query:
         four.lost(NOW, "gone")
     one.conclude(NOW)
-    assert one.addresses == (ONE,) and one.error == "gone"
+    assert one.addresses == (ONE,) and one.error is None
     assert one.get_timer() == NOW + 5000
+    one.restart(NOW + 1)
+    assert one.get_timer() == NOW + 1
+
+
+def test_a_kind_that_fails_while_the_other_has_no_address_is_an_error():
+    one = name()
+    six, four = one.lookups
+    answer(six, NOW, ())
+    while four.query:
+        four.lost(NOW, "gone")
+    assert one.conclude(NOW) is True
+    assert one.addresses == () and one.error == "gone"
 
 
 def test_addresses_that_can_be_no_server_s_are_left_out_and_too_many_are_cut():
