@@ -206,7 +206,7 @@ rule of ours, near that section, where the RFCs leave a gap. Advice without a ke
 *Not applicable* is also what the agent leaves to the kernel or to OpenWrt's own programs; where
 they are known to fall short of it, the reason begins with **they fall short**.
 """
-_COLUMNS = ["| requirement | level | in short | obeyed by, shown by |", "|---|---|---|---|"]
+_COLUMNS = ["| requirement | level | in short | status | obeyed by | shown by |", "|---" * 6 + "|"]
 
 
 def render(requirements, groups):
@@ -230,10 +230,10 @@ def render(requirements, groups):
 
 
 def _row(one):
-    if one.status == MET:
-        how = "<br>".join("`%s`" % name for name in one.by + one.shown)
-    else:
+    status = one.status
+    if one.status != MET:
         short = "**they fall short**: " if one.falls_short else ""
-        how = "**%s**: %s%s" % (one.status, short, one.reason)
-    cells = "%s (%s)" % (one.id, origin(one)), one.level, one.text, how
+        status = "%s: %s%s" % (one.status, short, one.reason)
+    names = ["<br>".join("`%s`" % name for name in names) for names in (one.by, one.shown)]
+    cells = ["%s (%s)" % (one.id, origin(one)), one.level, one.text, status, *names]
     return "| %s |" % " | ".join(cell.replace("|", "\\|") for cell in cells)

@@ -1,9 +1,13 @@
 """The table of requirements names what exists, and leaves no MUST out."""
 
+import importlib
+import sys
+
 import pytest
 
 from tests.conformance import table
 
+CORE = "tests/unit/core/"  # tests without fixtures, that run in this process
 GROUPS = {"groups": {"client": {"HDR": "Headers"}}}
 GOOD = {
     "id": "PCP-8-1",
@@ -26,6 +30,49 @@ def test_the_page_is_the_table():
     assert table.DOCUMENT.read_text() == table.render(table.load(), table.titles()), (
         "run: python -m tests.conformance --write"
     )
+
+
+def functions_run_by(name):
+    """Functions of the agent that a core test runs, as 'path:name'."""
+    path, _, test = name.partition(":")
+    module = importlib.import_module(path[: -len(".py")].replace("/", "."))
+    codes = set()
+
+    def note(frame, event, _):
+        if event == "call":
+            codes.add(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        getattr(module, test)()
+    finally:
+        sys.setprofile(None)
+    agent = str(table.ROOT / "cpe_agent") + "/"
+    root = len(str(table.ROOT)) + 1
+    return {
+        "%s:%s" % (code.co_filename[root:], code.co_qualname)
+        for code in codes
+        if code.co_filename.startswith(agent)
+    }
+
+
+def test_the_tests_that_are_named_run_the_functions_that_are_named():
+    """Where all of them are core tests: others run in processes and namespaces of their own."""
+    run = {}
+    idle = []
+    for one in table.load():
+        if not one.shown or not all(name.startswith(CORE) for name in one.shown):
+            continue
+        for name in one.shown:
+            if name not in run:
+                run[name] = functions_run_by(name)
+        seen = set().union(*[run[name] for name in one.shown])
+        idle += [
+            "%s: %s" % (one.id, name)
+            for name in one.by
+            if not [other for other in seen if other == name or other.startswith(name + ".")]
+        ]
+    assert len(run) > 50 and idle == []
 
 
 def test_a_good_entry_is_good():
