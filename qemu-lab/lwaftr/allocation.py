@@ -8,7 +8,7 @@ too, no set of any protocol contains them.
 import bisect
 
 NEVER_ASSIGNED = (5350, 5351)
-# A port that is suggested without an address is looked for on so many addresses.
+# A certain port, or a place in a certain range, is looked for on so many addresses.
 _LOOKS = 64
 
 
@@ -36,18 +36,29 @@ class Wish:
 
 
 class _Runs:
-    """The free ports of one address as disjoint runs, ordered."""
+    """The free ports of one address as disjoint runs, ordered. longest: length of the longest."""
 
-    __slots__ = ("ends", "longest", "starts")
+    __slots__ = ("_lengths", "ends", "longest", "starts")
 
     def __init__(self, runs):
         self.starts = [first for first, _ in runs]
         self.ends = [last for _, last in runs]
-        self._measure()
+        self.longest = 0
+        # How many runs of each length: single ports may leave tens of thousands of runs.
+        self._lengths = {}
+        for first, last in runs:
+            self._come(last - first + 1)
 
-    def _measure(self):
-        lengths = (end - start + 1 for start, end in zip(self.starts, self.ends))
-        self.longest = max(lengths, default=0)
+    def _come(self, length):
+        self._lengths[length] = self._lengths.get(length, 0) + 1
+        self.longest = max(self.longest, length)
+
+    def _go(self, length):
+        self._lengths[length] -= 1
+        if not self._lengths[length]:
+            del self._lengths[length]
+            if length == self.longest:
+                self.longest = max(self._lengths, default=0)
 
     def free_from(self, port):
         """How many ports are free from this one on."""
@@ -63,7 +74,9 @@ class _Runs:
         pieces = [(low, high) for low, high in pieces if low <= high]
         self.starts[index : index + 1] = [low for low, _ in pieces]
         self.ends[index : index + 1] = [high for _, high in pieces]
-        self._measure()
+        for low, high in pieces:
+            self._come(high - low + 1)
+        self._go(end - start + 1)
 
     def give(self, first, size):
         """Mark ports as free; they were used."""
@@ -71,14 +84,18 @@ class _Runs:
         index = bisect.bisect_right(self.starts, first)
         if index > 0 and self.ends[index - 1] == first - 1:
             index -= 1
-            first = self.starts[index]
-            del self.starts[index], self.ends[index]
+            first = self._swallow(index)[0]
         if index < len(self.starts) and self.starts[index] == last + 1:
-            last = self.ends[index]
-            del self.starts[index], self.ends[index]
+            last = self._swallow(index)[1]
         self.starts.insert(index, first)
         self.ends.insert(index, last)
-        self._measure()
+        self._come(last - first + 1)
+
+    def _swallow(self, index):
+        """Take one run out; (first, last)."""
+        first, last = self.starts.pop(index), self.ends.pop(index)
+        self._go(last - first + 1)
+        return first, last
 
     def fit(self, wish, align):
         """(first, size) for a wish, as large as possible up to its size; None if nothing is."""
@@ -168,6 +185,7 @@ class StatefulPool:
         self._index = {address: index for index, address in enumerate(self._addresses)}
         self._free = [_Runs(runs) for _ in self._addresses]
         self._longest = _Longest([free.longest for free in self._free])
+        self._start = 0
         self._range = (config.first_port, config.last_port)
         self._align = config.align or natural_align(config.set_size)
         self._random_bytes = random_bytes if config.order == "random" else None
@@ -252,7 +270,8 @@ class StatefulPool:
             if found is not None and (address == wish.home or found[2] == wish.size):
                 return found
         if wish.low > self._range[0] or wish.high < self._range[1]:
-            return self._constrained(wish)
+            # Its own address counts for more than the range (RFC 7753 6.1).
+            return None if wish.home is not None else self._constrained(wish)
         index = self._random_index(wish.size)
         if index is None:
             index = self._longest.first(min(wish.size, self._longest.best()))
@@ -268,14 +287,15 @@ class StatefulPool:
         return None
 
     def _constrained(self, wish):
-        """Best place inside low to high; looks at every address, but at no client."""
+        """Best place inside low to high, on a few addresses from where the last search ended."""
         best = None
-        for index in range(len(self._addresses)):
-            found = self._on(index, wish)
+        for _ in range(min(_LOOKS, len(self._addresses))):
+            found = self._on(self._start, wish)
             if found is not None and found[2] == wish.size:
                 return found
             if found is not None and (best is None or found[2] > best[2]):
                 best = found
+            self._start = (self._start + 1) % len(self._addresses)
         return best
 
     def _on(self, index, wish):

@@ -125,7 +125,9 @@ class Placement:
         # Inside the range that was asked for if there is room: RFC 7753 4.2 wants many ports, too.
         room = high - max(low, self._config.pool.first_port) + 1 >= size
         identity = asked.protocol == wire.PROTO_ALL and not self.translates(asked.client)
-        if identity and room:
+        # A suggestion that is free counts for more (RFC 6887 11.3): it may be what was moved there.
+        outside = not low <= port <= high and self._pool.has(address, port)
+        if identity and room and not outside:
             wish.low, wish.high = low, high
         place = self._pool.allocate(asked.client, wish)
         if place is None and identity:

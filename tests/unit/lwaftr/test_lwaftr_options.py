@@ -294,6 +294,24 @@ def test_a_held_port_comes_back_by_its_number_alone():
     assert granted(single(server, port=8080))[1] == 8080
 
 
+def test_one_address_counts_for_more_than_equal_ports():
+    server = make_server({"addresses": ["192.0.2.3", "192.0.2.4"]})
+    ask(server, internal=2000, size=1, port=5000)
+    assert granted(only(ask(server, internal=5000, size=1)))[0] == "192.0.2.3"
+
+
+def test_a_suggestion_counts_for_more_than_equal_ports():
+    server = make_server({"addresses": ["192.0.2.3", "192.0.2.4"], "set_size": 64})
+    wish = {"internal": 32768, "size": 64}
+    ask(server, **wish)
+    server.move(NOW, CLIENT, v4(192, 0, 2, 4), 1088)
+    server.forget(NOW)
+    back = granted(only(ask(server, address="192.0.2.4", port=1088, **wish)))
+    assert back == ("192.0.2.4", 1088, 64, 32768)
+    taken = granted(only(ask(server, client=OTHER, address="192.0.2.4", port=1088, **wish)))
+    assert taken[1] == taken[3] == 32768
+
+
 # IPv4 clients and NAT44
 
 
