@@ -201,7 +201,9 @@ tests fail when a function or test named here does not exist, or when this page 
 What the agent does with each requirement on a PCP client (RFC 6887, RFC 7753, and the documents
 that they lean on) and on the lwB4 of RFC 7596, in short words: the RFC says it exactly. *DECL*
 stands in an RFC without a keyword, as how the protocol works, and counts as mandatory. *LOCAL* is a
-rule of ours, near that section, where the RFCs leave a gap. Advice without a keyword is left out.
+rule of ours, near that section, where the RFCs leave a gap. Advice without a keyword is left out,
+and so are a PCP proxy (RFC 7648), IGD interworking (RFC 6970) and PCP authentication (RFC 7652),
+which the agent is not.
 
 *Not applicable* is also what the agent leaves to the kernel or to OpenWrt's own programs; where
 they are known to fall short of it, the reason begins with **they fall short**.
