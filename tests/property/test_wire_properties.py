@@ -54,6 +54,16 @@ def test_a_port_set_comes_back_as_it_was_built(size, first, parity):
     assert code == 130 and wire.parse_port_set(data) == wire.PortSetOption(size, first, parity)
 
 
+@given(OCTETS, st.integers(0, 128), st.integers(0, 65535), OCTETS)
+def test_the_options_of_an_admin_s_mapping_come_back_as_they_were_built(host, length, port, peer):
+    octets = wire.third_party_option(host) + wire.filter_option(length, port, peer)
+    assert wire.parse_options(octets + wire.prefer_failure_option(), 0) == [
+        (1, host),
+        (3, struct.pack(">xBH16s", length, port, peer)),
+        (2, b""),
+    ]
+
+
 def plausible():
     """Octets that get past the first checks more often than chance would let them."""
     head = st.builds(
