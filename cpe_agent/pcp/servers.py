@@ -122,8 +122,7 @@ class Selection:
         self._order()
         listed = {target.address for target in self._targets}
         self._tried &= listed
-        self._blocked = {key: at for key, at in self._blocked.items() if key in listed}
-        self._probed &= listed
+        self._forget_blocks(now, listed)
         if not listed:
             self._round_at = None
         self.better = self._find(self.better)
@@ -306,8 +305,6 @@ class Selection:
         self.current = target
         self.answered = False
         self.better = None
-        self._probes = []
-        self._probed = set()
         if target is not None:
             self._round_at = None
 
@@ -323,6 +320,13 @@ class Selection:
     def _jittered(self, wait):
         """wait (ms) more or less a tenth: what stops many homes at once must not line them up."""
         return wait + timing.uniform(self._random_bytes, -(wait // 10), wait // 10)
+
+    def _forget_blocks(self, now, listed):
+        """A refusal outlives a list that changes and changes back, unless there are too many."""
+        few = len(self._blocked) <= MAX_SERVERS * MAX_ADDRESSES
+        for address, until in list(self._blocked.items()):
+            if until <= now or not (few or address in listed):
+                self._blocked.pop(address)
 
     def _is_current(self, address):
         return self.current is not None and self.current.address == address

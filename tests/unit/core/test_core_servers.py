@@ -165,6 +165,14 @@ def test_one_silent_address_makes_the_round_a_silent_one():
     assert chosen.get_timer() == NOW + 15 * MINUTE
 
 
+def test_a_round_of_hard_errors_is_no_silent_one_because_the_last_one_was():
+    chosen = selection(server(1, 2))
+    exhaust(chosen, NOW)
+    now = wait(chosen)[0]
+    exhaust(chosen, now, "unreachable")
+    assert chosen.get_timer() == now + 10000
+
+
 def test_an_answer_makes_the_waits_after_hard_errors_short_again():
     chosen, now = selection(server(1, 2)), NOW
     for _ in range(5):
@@ -198,6 +206,7 @@ def test_reports_about_another_address_change_nothing():
     assert chosen.refused_for_long(NOW, at(3), 1800) is False
     assert asked(chosen) == 1
     empty = Selection(middle)
+    assert empty.current is None and not empty.answered and empty.get_timer() is None
     assert empty.gave_up(NOW, at(1)) is False and empty.answered_by(NOW, at(1)) is False
     assert empty.restart(NOW) is False and empty.switch(NOW) is False
     assert empty.handle_timer(NOW) is False and empty.probes() == []
@@ -261,6 +270,29 @@ def test_who_is_left_alone_is_asked_although_it_failed_before():
     assert asked(chosen) == 1
 
 
+def test_an_empty_list_ends_the_wait_between_rounds():
+    chosen = selection(server(1, 2))
+    exhaust(chosen, NOW)
+    assert chosen.set(NOW, []) is False
+    assert chosen.get_timer() is None
+
+
+def test_who_comes_back_into_the_list_is_new():
+    chosen = selection(server(1), server(2), server(3))
+    exhaust(chosen, NOW)
+    assert chosen.set(NOW, [server(2), server(3)]) is False
+    assert chosen.set(NOW, [server(2), server(3), server(1)]) is True
+    assert asked(chosen) == 1
+
+
+def test_one_alone_that_fell_silent_gives_way_to_a_new_and_better_one():
+    chosen = selection(server(1))
+    chosen.answered_by(NOW, at(1))
+    assert chosen.gave_up(NOW, at(1)) is False
+    assert chosen.set(NOW, [server(2), server(1)]) is True
+    assert asked(chosen) == 2
+
+
 def test_a_new_and_better_server_is_asked_at_once_while_nobody_has_answered():
     chosen = selection(server(1), server(2))
     chosen.gave_up(NOW, at(1))
@@ -317,6 +349,46 @@ def test_when_all_refuse_the_first_one_whose_time_is_over_is_asked():
     assert chosen.current is None
     assert wait(chosen) == (NOW + 10 * MINUTE, True)
     assert asked(chosen) == 2
+
+
+def test_one_that_fails_after_its_refusal_is_over_is_left_alone_for_a_quarter_of_an_hour():
+    chosen = selection(server(1), server(2))
+    chosen.refused_for_long(NOW, at(1), 600)
+    chosen.gave_up(NOW, at(2))
+    now = wait(chosen)[0]
+    assert now == NOW + 10 * MINUTE and asked(chosen) == 1
+    chosen.gave_up(now, at(1))
+    assert chosen.get_timer() == now + 15 * MINUTE
+
+
+def test_news_from_the_network_do_not_shorten_refusals_nor_wake_us_in_vain():
+    chosen = selection(server(1), server(2))
+    chosen.refused_for_long(NOW, at(1), 3600)
+    chosen.refused_for_long(NOW, at(2), 3600)
+    assert chosen.restart(NOW + 20000) is False
+    assert chosen.get_timer() == NOW + 60 * MINUTE
+
+
+def test_a_refusal_outlives_a_list_that_changes_and_changes_back():
+    chosen = selection(server(1), server(2))
+    chosen.refused_for_long(NOW, at(1), 3600)
+    chosen.set(NOW + MINUTE, [server(2)])
+    chosen.set(NOW + 2 * MINUTE, [server(1), server(2)])
+    assert exhaust(chosen, NOW + 2 * MINUTE) == [2]
+    chosen.set(NOW + 60 * MINUTE, [server(3)])
+    chosen.set(NOW + 60 * MINUTE, [server(1), server(2)])
+    assert asked(chosen) == 1
+
+
+def test_refusals_by_ever_new_servers_are_forgotten_when_they_are_too_many():
+    chosen = Selection(middle)
+    for number in range(2, 200):
+        chosen.set(NOW, [server(number), server(1)])
+        chosen.refused_for_long(NOW, at(number), 3600)
+    chosen.set(NOW, [server(2), server(1)])
+    assert asked(chosen) == 2
+    chosen.set(NOW, [server(199), server(1)])
+    assert asked(chosen) == 1
 
 
 def test_no_refusal_is_believed_for_more_than_a_day():
@@ -429,6 +501,29 @@ def test_a_better_one_is_told_once_however_many_probes_it_answers():
     assert chosen.better.address == at(3)
     assert chosen.probe_answered(now, at(2)) is True
     assert chosen.better.address == at(2)
+
+
+def test_a_switch_gives_all_others_another_turn():
+    chosen = selection(server(1), server(2), server(3))
+    chosen.gave_up(NOW, at(1))
+    chosen.gave_up(NOW, at(2))
+    chosen.answered_by(NOW, at(3))
+    now = wait(chosen)[0]
+    chosen.probe_answered(now, at(1))
+    assert chosen.switch(now) is True
+    assert exhaust(chosen, now) == [1, 2, 3]
+
+
+def test_a_better_one_that_leaves_the_list_or_ranks_lower_now_is_none_any_more():
+    chosen = serving_second()
+    now = wait(chosen)[0]
+    chosen.probe_answered(now, at(3))
+    chosen.set(now, [server(1, 2), server(4), server(3)])
+    assert chosen.probe_answered(now, at(2)) is True
+    chosen.set(now, [server(4), server(1)])
+    assert chosen.better is None and chosen.switch(now) is False
+    assert chosen.probe_answered(now, at(1)) is False
+    assert asked(chosen) == 4
 
 
 def test_a_better_one_that_falls_silent_again_is_none_any_more():
