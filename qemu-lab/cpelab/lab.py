@@ -5,14 +5,19 @@
 "internet" (198.51.100.1, .2, 203.0.113.1) and "lan" (192.168.1.10) are network namespaces of the
 guest isp; so one guest plays everything that is not the router. The lwAFTR's address
 2001:db8:ffff::1 is not on the access link (2001:db8:c0de::/64): a routed path, as in real
-networks. Links are pairs of unix datagram sockets: no root, no order of starting, and a guest
-can be killed and come back. Each link is captured as it passes, on the isp's side, which stays.
+networks. Links are pairs of UDP sockets on a loopback address of the lab's own: no root, no order
+of starting, and a guest can be killed and come back. (Unix datagram sockets did that too, but where
+the other end does not read, QEMU tries again without end, and its guest stands still meanwhile.)
+Each link is captured as it passes, on the isp's side, which stays.
 """
 
+import contextlib
 import json
 import os
+import random
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -37,6 +42,7 @@ BOOT_ARGS = (
     "init=/usr/bin/linuxrc nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 "
     "apparmor=0 trace_buf_size=1K log_buf_len=32K no_timer_check"
 )
+LINK_PORTS = range(4446, 4450)  # two for each link, on the lab's own loopback address
 LWAFTR_ADDRESS = "2001:db8:ffff::1"
 LWAFTR_CONTROL = "/run/lwaftr.sock"
 
@@ -46,7 +52,8 @@ class Link:
     """A cable between two guests' network cards, captured in `pcap`."""
 
     name: str
-    sockets: Path
+    host: str
+    ports: dict  # of each end
     pcap: Path
 
     def card(self, end, number, capture):
@@ -56,12 +63,12 @@ class Link:
         boots from the network.
         """
         other = "b" if end == "a" else "a"
-        here, there = self.sockets / f"{self.name}.{end}", self.sockets / f"{self.name}.{other}"
         mac = f"52:54:00:c0:de:{number:02x}"
         arguments = [
             "-netdev",
-            f"dgram,id={self.name},local.type=unix,local.path={here},"
-            f"remote.type=unix,remote.path={there}",
+            f"dgram,id={self.name},local.type=inet,local.host={self.host},"
+            f"local.port={self.ports[end]},remote.type=inet,remote.host={self.host},"
+            f"remote.port={self.ports[other]}",
             "-device",
             f"virtio-net-pci,netdev={self.name},romfile=,mac={mac}",
         ]
@@ -71,6 +78,22 @@ class Link:
                 f"filter-dump,id=dump-{self.name},netdev={self.name},file={self.pcap}",
             ]
         return arguments
+
+
+def own_loopback():
+    """A loopback address on which nobody uses our ports."""
+    chance = random.SystemRandom()
+    for _ in range(100):
+        host = "127." + ".".join(str(chance.randint(1, 254)) for _ in range(3))
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in LINK_PORTS:
+                    sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    sock.bind((host, port))
+            except OSError:
+                continue
+            return host
+    raise LabError("UDP on loopback addresses (127.0.0.0/8) is not possible here")
 
 
 def disk(path, node, readonly, device="virtio-blk-pci"):
@@ -129,15 +152,16 @@ class Lab:
         self.openwrt = openwrt or os.environ.get("OPENWRT_IMAGE") or None
         self.flash = Path(flash) if flash else self.workdir / "flash.img"
         self.flash_log = Path(flash_log) if flash_log else None
-        # Socket paths may be 107 bytes long; a test's folder often is longer.
-        self._sockets = Path(tempfile.mkdtemp(prefix="cpelab-"))
+        host, ports = own_loopback(), iter(LINK_PORTS)
         self._new_flash = flash is None
         self._files = files or {}
         self._agent = Path(agent)
         self._capture = capture
         self._timeout = boot_timeout
         self.links = {
-            name: Link(name, self._sockets, self.workdir / f"{name}.pcap")
+            name: Link(
+                name, host, {"a": next(ports), "b": next(ports)}, self.workdir / f"{name}.pcap"
+            )
             for name in ("access", "home")
         }
         self.isp = Guest("isp", self._isp_machine(isp_memory), self.workdir)
@@ -165,7 +189,6 @@ class Lab:
     def stop(self):
         for guest in self.guests:
             guest.power_off()
-        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def __enter__(self):
         return self.start()
