@@ -1,8 +1,9 @@
 """Which server is asked, and at which address: RFC 7488 3, RFC 6887 8.1, in virtual time."""
 
-from cpe_agent.pcp import servers
+from cpe_agent.pcp import mapping, servers
+from cpe_agent.pcp.client import Client
 from cpe_agent.pcp.servers import Selection, Server, Target
-from tests.unit.core.bench import Dice, ends
+from tests.unit.core.bench import NONCE, SOURCE, Dice, ends
 
 NOW = 7000000  # ms; any time but zero
 MINUTE = 60000
@@ -210,6 +211,51 @@ def test_reports_about_another_address_change_nothing():
     assert empty.gave_up(NOW, at(1)) is False and empty.answered_by(NOW, at(1)) is False
     assert empty.restart(NOW) is False and empty.switch(NOW) is False
     assert empty.handle_timer(NOW) is False and empty.probes() == []
+
+
+def talk(chosen, end):
+    """(ms, number of the address, octets) of all that is sent when nobody ever answers."""
+    sent, now, target, client = [], NOW, None, None
+    while now <= end:
+        if chosen.current != target:
+            target, client = chosen.current, None
+        if target and client is None:
+            client = Client(target.address, SOURCE, Dice(3))
+            one = mapping.Mapping(mapping.wish(17, 50000, 100, 3600), NONCE)
+            client.add(one)
+            one.start(now)
+        if client:
+            client.handle_timer(now)
+            kinds = [event.kind for event in client.events()]
+            if mapping.GAVE_UP in kinds and chosen.gave_up(now, target.address):
+                continue  # before the fifth request is sent
+            sent += [(now, target.address[15], octets) for octets in client.datagrams()]
+        chosen.handle_timer(now)
+        if chosen.current == target:
+            timers = [chosen.get_timer(), client.get_timer() if client else None]
+            now = min([at for at in timers if at is not None])
+    return sent
+
+
+def test_each_dead_address_is_asked_four_times_in_three_quarters_of_a_minute_each_round():
+    sent = talk(selection(server(1, 2), random_bytes=Dice(2)), NOW + 35 * MINUTE)
+    assert [number for _, number, _ in sent] == [1, 1, 1, 1, 2, 2, 2, 2] * 3
+    for start in range(0, 24, 4):
+        times = [when for when, _, _ in sent[start : start + 4]]
+        gaps = [after - before for before, after in zip(times, times[1:])]
+        assert 2700 <= gaps[0] <= 3300, gaps
+        assert 1.79 * gaps[0] <= gaps[1] <= 2.21 * gaps[0], gaps
+        assert 1.79 * gaps[1] <= gaps[2] <= 2.21 * gaps[1], gaps
+    for start in (0, 8, 16):
+        assert 31000 <= sent[start + 4][0] - sent[start][0] <= 62000
+    for last, following in ((7, 8), (15, 16)):
+        # The fourth request's own patience, then the wait.
+        assert 13.5 * MINUTE <= sent[following][0] - sent[last][0] <= 17.2 * MINUTE
+
+
+def test_all_addresses_of_a_server_get_the_same_octets():
+    sent = talk(selection(server(1, 2), random_bytes=Dice(2)), NOW + 5 * MINUTE)
+    assert len({octets for _, _, octets in sent}) == 1
 
 
 # Who has answered
