@@ -57,6 +57,11 @@ def plain(server):
     return "the PCP server %s does not understand PORT_SET; asking for one port" % server
 
 
+def other_form(server):
+    """The server holds to RFC 6887 11.1 where RFC 7753 5.2 asks otherwise."""
+    return "the PCP server %s wants internal port 0 with all protocols; asking so" % server
+
+
 def silent(server, requests, dropped):
     """Nobody answers, or only with what is no answer. dropped: {reason: datagrams}."""
     reasons = ["%d %s" % (dropped[reason], reason) for reason in sorted(dropped) if dropped[reason]]
@@ -78,6 +83,22 @@ def no_source(source, error):
         "cannot send from %s: %s; waiting until this machine has that address; check option source"
         % (source, error)
     )
+
+
+def better(server, current):
+    """A server that ranks before the one that serves us answers again."""
+    return (
+        "the better PCP server %s is back; the set is kept with %s until its lease ends; "
+        "'cpe-agent release' and 'cpe-agent renew' go over at once" % (server, current)
+    )
+
+
+def no_server(names):
+    """Nobody can be asked now. names: (host name, why it is not known or None)."""
+    reasons = ["%s: %s" % (name, why) for name, why in names if why]
+    if reasons:
+        return "no PCP server can be asked: %s; still asking for the name" % "; ".join(reasons)
+    return "no PCP server can be asked now; waiting for the next round; check option server"
 
 
 def overlap(server, error):

@@ -6,6 +6,7 @@ commands to those that do. Ending it leaves the line up.
 
 from cpe_agent import (
     advice,
+    choice,
     clock,
     config,
     control,
@@ -13,6 +14,7 @@ from cpe_agent import (
     memory,
     net,
     netlink,
+    orders,
     session,
     status,
     store,
@@ -21,6 +23,7 @@ from cpe_agent.backends.linux import Linux
 from cpe_agent.backends.none import Nothing
 from cpe_agent.keeper import Place
 from cpe_agent.line import Line
+from cpe_agent.ports import Ports
 
 _IDLE_WAIT = 3600000  # ms; the longest sleep of the loop
 _SETTLE = 200  # ms; network changes come in bursts
@@ -40,7 +43,7 @@ class Paths:
 
 
 class Agent:
-    """A softwire, the sessions with its servers, and who may give commands."""
+    """A softwire, mappings beside it, the sessions with their servers, and who gives commands."""
 
     def __init__(self, settings, paths):
         """settings: config.Config."""
@@ -48,12 +51,30 @@ class Agent:
         self.paths = paths
         self.clock = clock.Clock()
         self.errors = {}  # what is wrong with the agent itself: kind -> text
-        self._poller = net.Poller()
-        self.sessions = session.Sessions(self._poller, self.clock)
+        self.sessions = session.Sessions(net.Poller(), self.clock)
         self.memory = memory.Memory(paths.state)
-        self._place = Place(self.sessions, self.memory, paths.run_dir)
+        self.line = None  # the softwire, if there is one
+        self.ports = []  # of the config's mappings, and of commands'
+        self._directory = choice.Directory(self.sessions, paths.run_dir, self._on_servers)
+        self._place = Place(self.sessions, self.memory, self._directory, paths.run_dir)
+        self._orders = orders.Orders(self._place, paths.run_dir)
         self._releasing = False  # nothing of ours shall stay on flash
-        self.line = Line(settings.softwire, self._place, _backend(settings, paths))
+        if settings.softwire:
+            self.line = Line(settings.softwire, self._place, _backend(settings, paths))
+        self.ports = [Ports(one, self._place) for one in settings.mappings]
+        self.ports += self._orders.load(settings.mappings)
+        self._name_the_living()
+
+    def keepers(self):
+        """The softwire's and all mappings'."""
+        return ([self.line] if self.line else []) + self.ports
+
+    def _wanted(self):
+        return [keeper for keeper in self.keepers() if keeper.options.enabled]
+
+    def _name_the_living(self):
+        self.memory.live = [keeper.name for keeper in self.keepers()]
+        self._directory.keep_only([keeper.options for keeper in self.keepers()])
 
     # Life
 
@@ -66,83 +87,132 @@ class Agent:
     def open(self):
         """Listen for commands and for changes of the network, and start asking."""
         server = control.Server(self.paths.socket, self._command)
-        self._poller.add(server.socket, server.serve)
-        self._poller.add(netlink.changes_socket(), self._on_change)
-        self._poller.add(netlink.tables_socket(), self._on_table_change)
-        self.line.start(self.clock.now())
+        poller = self.sessions.poller
+        poller.add(server.socket, server.serve)
+        poller.add(netlink.changes_socket(), self._on_change)
+        if self.line:
+            poller.add(netlink.tables_socket(), self._on_table_change)
+        for keeper in self.keepers():
+            keeper.start(self.clock.now())
 
     def step(self, longest=_IDLE_WAIT):
         """Wait for what comes next, at most longest ms, and do it."""
-        self._poller.wait(max(0, min(self._due(longest), longest)))
+        self.sessions.poller.wait(max(0, min(self._due(longest), longest)))
         now = self.clock.now()
-        self.line.handle_timer(now)
+        self._directory.handle_timer(now)
+        for keeper in self.keepers():
+            keeper.handle_timer(now)
         self.sessions.handle_timer(now)
-        if self._releasing and self.line.confirmed:
+        if self._releasing and all(keeper.confirmed for keeper in self._wanted()):
             self._releasing = False
             store.File(self.paths.good_config).remove()
 
     def _due(self, longest):
-        timers = [self.line.timer(), self.sessions.timer()]
+        timers = [self._directory.timer(), self.sessions.timer()]
+        timers += [keeper.timer() for keeper in self.keepers()]
         timers = [at for at in timers if at is not None]
         return min(timers) - self.clock.now() if timers else longest
 
     def _on_change(self, sock):
         devices = netlink.changed_devices(sock)
         now = self.clock.now()
-        self.line.look_soon(now + _SETTLE)
-        self.line.on_devices_changed(now, devices)
+        self._directory.restart()
+        for keeper in self.keepers():
+            keeper.on_network_change(now, now + _SETTLE)
+        if self.line:
+            self.line.on_devices_changed(now, devices)
+
+    def _on_servers(self):
+        """Host names of servers have other addresses, or DHCP has told something."""
+        now = self.clock.now()
+        for keeper in self.keepers():
+            keeper.on_network_change(now, now)
 
     def _on_table_change(self, sock):
-        if netlink.rules_deleted(sock):
+        if netlink.rules_deleted(sock) and self.line:
             self.line.on_rules_deleted(self.clock.now())
 
     # Commands
 
     def _command(self, request):
         actions = {
-            "status": self.status,
-            "renew": self._renew,
-            "release": self.release,
-            "reload": self._reload,
-            "print-nft": self._print_nft,
+            "status": lambda _: self.status(),
+            "renew": lambda _: self._renew(),
+            "release": lambda _: self.release(),
+            "reload": lambda _: self._reload(),
+            "print-nft": lambda _: self._print_nft(),
+            "map": self._map,
+            "unmap": self._unmap,
+            "learned": lambda _: self._learned(),
         }
-        action = actions.get(request.get("command"))
-        return action() if action else {"error": "allowed commands: " + ", ".join(sorted(actions))}
+        action = actions.get(request["command"])
+        if action is None:
+            return {"error": "allowed commands: " + ", ".join(sorted(actions))}
+        return action(request)
 
     def status(self):
         """What is known now, as a dict of plain values."""
         return status.snapshot(self, self.clock.now())
 
     def _renew(self):
-        now = self.clock.now()
-        line = self.line
-        if not line.options.enabled:
+        if self.line and not self.line.options.enabled:
             return {"error": "the softwire is disabled; set option enabled '1' and reload"}
-        if line.released or line.mapping is None:
-            line.forget_path()
-            line.start(now)
-            return {"in_ms": 0}
-        return {"in_ms": max(0, line.mapping.renew(now) - now)}
+        waits = [keeper.renew(self.clock.now()) for keeper in self._wanted()]
+        return {"in_ms": waits[0]} if waits else {"error": "there is nothing to ask for"}
 
     def release(self):
         """Give everything back."""
-        self._releasing = True
-        if not self.line.release(self.clock.now()):
+        now = self.clock.now()
+        if self.line and not self.line.release(now):
             return {"error": self.line.errors["backend"]}
+        self._releasing = True
+        for keeper in self._wanted():
+            if keeper is not self.line:
+                keeper.release(now)
         return {}
 
     def release_alone(self, patience):
-        """Release without having run: for the CLI. True if the server confirmed, False if it was
-        silent, None if it could not be asked, or must not be: while the line is up, the set is
+        """Release without having run: for the CLI. True if the servers confirmed, False if one was
+        silent, None if one could not be asked, or must not be: while the line is up, the set is
         ours. patience: ms."""
         now = self.clock.now()
         self._releasing = True
-        if not self.line.release_unasked(now):
+        if self.line and not self.line.release_unasked(now):
             return None
+        leaving = [keeper for keeper in self.ports if self._place.remembers(keeper.name)]
+        told = [keeper.release_unasked(now) for keeper in leaving]
+        leaving += [self.line] if self.line else []
         end = now + patience
-        while self.line.confirmed is None and self.clock.now() < end:
+        while [one for one in leaving if one.confirmed is None] and self.clock.now() < end:
             self.step(patience)
-        return self.line.confirmed
+        return all(one.confirmed for one in leaving) if all(told) else None
+
+    def _map(self, request):
+        try:
+            keeper = self._orders.add(request, self.config.mappings)
+        except (ValueError, OSError) as error:
+            return {"error": str(error)}
+        self.ports.append(keeper)
+        self._name_the_living()
+        keeper.start(self.clock.now())
+        return {"name": keeper.options.name}
+
+    def _unmap(self, request):
+        name = request.get("name")
+        if name in [one.name for one in self.config.mappings]:
+            return {"error": "mapping '%s' is in the config file; delete it there" % name}
+        for keeper in self.ports:
+            if keeper.options.name == name:
+                self.ports.remove(keeper)
+                self._orders.remove(name)
+                keeper.dismiss(self.clock.now())
+                self._name_the_living()
+                return {}
+        return {"error": "there is no mapping '%s'" % name}
+
+    def _learned(self):
+        self._on_servers()
+        return {}
 
     def complain_about_config(self, error):
         """Say that the config file cannot be used, in log and status."""
@@ -152,29 +222,64 @@ class Agent:
             log.error(text)
 
     def _print_nft(self):
-        if self.line.backend.plan is None:
+        if self.line is None or self.line.backend.plan is None:
             return {"error": "no port set is held, so there are no rules"}
         return {"text": self.line.backend.plan.nat}
 
     def _reload(self):
         """Take up a changed config file; a bad one changes nothing but status."""
         settings, error = load_config(self.paths)
-        if settings is None:
+        if settings is not None:
+            error = self._orders.why_not_beside(settings.mappings)
+        if error:
             self.complain_about_config(error)
             return {"error": error}
         self.errors.pop("config", None)
         changed = settings != self.config
         if changed:
-            self._switch(settings)
-        return {"changed": changed}
+            error = self._switch(settings)
+        return {"error": error} if error else {"changed": changed}
 
     def _switch(self, settings):
-        """Start over with other settings. What they leave out is taken down and given back."""
-        old, new = self.config.softwire, settings.softwire
-        same = (old.device, self.config.agent) == (new.device, settings.agent)
-        backend = self.line.backend if same else _backend(settings, self.paths)
+        """Go over to other settings; what is the same in them is left alone. Returns why not, or
+        None."""
+        now = self.clock.now()
+        if self.line and not settings.softwire:
+            if not self.line.dismiss(now):
+                return self.line.errors["backend"]
+            self.line = None
+        elif self.line is None and settings.softwire:
+            self.line = Line(settings.softwire, self._place, _backend(settings, self.paths))
+            self.line.start(now)
+        elif self.line and self._differs(settings):
+            old, new = self.config.softwire, settings.softwire
+            same = (old.device, self.config.agent) == (new.device, settings.agent)
+            backend = self.line.backend if same else _backend(settings, self.paths)
+            self.line.change(now, new, backend)
+        self._switch_ports(now, settings.mappings)
         self.config = settings
-        self.line.change(self.clock.now(), new, backend)
+        self._name_the_living()
+        return None
+
+    def _differs(self, settings):
+        now = self.config
+        return (now.softwire, now.agent) != (settings.softwire, settings.agent)
+
+    def _switch_ports(self, now, mappings):
+        """Changing one section touches that mapping alone."""
+        wanted = {one.name: one for one in mappings}
+        configured = [one.name for one in self.config.mappings]
+        for keeper in list(self.ports):
+            name = keeper.options.name
+            if name in configured and name not in wanted:
+                self.ports.remove(keeper)
+                keeper.dismiss(now)
+            elif name in configured and wanted[name] != keeper.options:
+                keeper.change(now, wanted[name])
+        for one in mappings:
+            if one.name not in configured:
+                self.ports.append(Ports(one, self._place))
+                self.ports[-1].start(now)
 
 
 def _backend(settings, paths):

@@ -10,14 +10,22 @@ USAGE = """\
 usage: cpe-agent [--config FILE] [--state-dir DIR] [--run-dir DIR] COMMAND
 
 Gets this router's port set from the operator's lwAFTR by PCP (RFC 7753), brings up the IPv4-in-IPv6
-softwire, and keeps the NAT inside the set.
+softwire, and keeps the NAT inside the set. Keeps other PCP mappings, too.
 
 commands:
   run                run the agent in the foreground; ending it leaves the line up
-  status [--json]    show address, port set, server, next action, guards and errors
+  status [--json]    show address, port set, server, next action, guards, mappings and errors
   renew              ask the server now; after 'release', start again
   release            take the line down, give the set back, leave no trace
   reload             take up a changed config file
+  map PROTOCOL PORT  ask for a mapping of an internal port: tcp, udp or all; until 'unmap' or a
+                     reboot (a 'config mapping' section outlives that)
+      [--ports N] [--external-port P] [--external-address A] [--family 4|6] [--internal-address A]
+      [--server S]... [--lifetime SECONDS] [--filter 'PREFIX [PORT]']...
+  unmap NAME         give such a mapping back; 'map' and 'status' tell the name
+  learn INTERFACE dhcpv6|dhcpv4 [HEX]...
+                     for scripts of DHCP clients: the PCP servers of option 86, a HEX for each
+                     instance, or of option 158; without HEX, forget them
   check              read the config file and say what is wrong with it
   print-nft          show the nftables rules that are in place
   print-nft ADDRESS FIRST SIZE
@@ -29,7 +37,8 @@ options:
   --state-dir DIR    flash, survives a power cut; default /etc/cpe-agent
   --run-dir DIR      RAM; default /var/run/cpe-agent
 
-exit codes: 0 done; 1 failed, or no port set is held; 2 wrong usage or config; 3 no agent is running
+exit codes: 0 done; 1 failed, or no port set is held (without a softwire: not every mapping);
+2 wrong usage or config; 3 no agent is running
 """
 
 OK, FAILED, USAGE_ERROR, NOT_RUNNING = 0, 1, 2, 3
@@ -39,6 +48,7 @@ _DEFAULTS = {
     "--run-dir": "/var/run/cpe-agent",
 }
 _RELEASE_PATIENCE = 60  # s; four transmissions, and a little
+_MAP_PATIENCE = 15  # s; three transmissions
 
 
 class UsageError(Exception):
@@ -90,6 +100,8 @@ def _read(words):
         raise UsageError("'%s' is no command" % command)
     allowed = {"status": ([], ["--json"])}.get(command, ([],))
     if command == "print-nft" and len(arguments) == 3:
+        return options, command, arguments
+    if command in ("map", "unmap", "learn"):
         return options, command, arguments
     if command not in ("help", "version") and arguments not in allowed:
         raise UsageError("'%s' takes no '%s'" % (command, " ".join(arguments)))
@@ -151,10 +163,10 @@ def _run(options, _):
     return OK
 
 
-def _ask(options, command):
+def _ask(options, command, arguments=None):
     """The agent's answer, or None after saying that there is none."""
     try:
-        answer = control.ask(_socket(options), command)
+        answer = control.ask(_socket(options), command, arguments)
     except control.NotRunning as error:
         _complain("%s; start one with 'cpe-agent run'" % error)
         return None
@@ -171,7 +183,7 @@ def _status(options, arguments):
         sys.stdout.write(json.dumps(answer) + "\n")
     else:
         sys.stdout.write("\n".join(status.lines(answer)) + "\n")
-    return OK if "address" in answer else FAILED
+    return OK if status.is_held(answer) else FAILED
 
 
 def _renew(options, _):
@@ -207,7 +219,7 @@ def _release(options, _):
         answer = _ask(options, "status")
         if answer is None:
             return NOT_RUNNING
-        if answer["state"] in ("released", "disabled"):
+        if status.is_released(answer):
             return _released(answer["timings"].get("release_confirmed"))
         time.sleep(0.25)
     _complain("still not confirmed; see 'cpe-agent status'")
@@ -236,7 +248,7 @@ def _release_without_agent(options):
     sys.stdout.write("no agent is running; doing it without one ...\n")
     alone = agent.Agent(settings, paths)
     confirmed = alone.release_alone(_RELEASE_PATIENCE * 1000)
-    if "backend" in alone.line.errors:
+    if alone.line and "backend" in alone.line.errors:
         _complain("the line could not be taken down, so the set was not given back; try again")
         return FAILED
     if confirmed is None:
@@ -286,11 +298,114 @@ def _print_nft_for(options, address, first, size):
             raise ValueError(reason)
         with open(options["--config"]) as file:
             softwire = config.parse(file.read()).softwire
+        if softwire is None:
+            raise ValueError("%s: there is no 'config softwire'" % options["--config"])
     except (OSError, ValueError) as error:
         _complain(str(error))
         return USAGE_ERROR
     sys.stdout.write(plan.nat_text(softwire, port_set, softwire.mtu or 1460))
     return OK
+
+
+_MAP_OPTIONS = {
+    "--ports": "ports",
+    "--external-port": "external_port",
+    "--external-address": "external_address",
+    "--family": "family",
+    "--internal-address": "internal_address",
+    "--server": "server",
+    "--lifetime": "lifetime",
+    "--filter": "filter",
+}
+
+
+def _map(options, arguments):
+    try:
+        request = _read_mapping(arguments)
+    except UsageError as error:
+        _complain("%s; 'cpe-agent help' shows what there is" % error)
+        return USAGE_ERROR
+    answer = _ask(options, "map", request)
+    if answer is None:
+        return NOT_RUNNING
+    if "error" in answer:
+        return USAGE_ERROR
+    return _watch_mapping(options, answer["name"])
+
+
+def _read_mapping(words):
+    """{option: text or list of text}. Raises UsageError."""
+    plain, named, index = [], {}, 0
+    while index < len(words):
+        name, sign, value = words[index].partition("=")
+        if name in _MAP_OPTIONS:
+            if not sign:
+                index += 1
+                if index == len(words):
+                    raise UsageError("%s needs a value" % name)
+                value = words[index]
+            named.setdefault(_MAP_OPTIONS[name], []).append(value)
+        else:
+            plain.append(words[index])
+        index += 1
+    if len(plain) != 2:
+        raise UsageError("'map' takes a protocol and an internal port")
+    request = {name: texts[0] if len(texts) == 1 else texts for name, texts in named.items()}
+    request["protocol"], request["internal_port"] = plain
+    return request
+
+
+def _watch_mapping(options, name):
+    """Wait a while for the answer of the PCP server."""
+    for _ in range(_MAP_PATIENCE * 4):
+        answer = _ask(options, "status")
+        if answer is None:
+            return NOT_RUNNING
+        for one in answer["mappings"]:
+            if one["name"] != name:
+                continue
+            if "address" in one:
+                sys.stdout.write("%s: %s\n" % (name, status.external(one)))
+                return OK
+            if one["errors"]:
+                _complain("%s: %s" % (name, "; ".join(one["errors"])))
+                return FAILED
+        time.sleep(0.25)
+    _complain("%s: no answer yet; see 'cpe-agent status'" % name)
+    return FAILED
+
+
+def _unmap(options, arguments):
+    if len(arguments) != 1:
+        _complain("'unmap' takes a name; 'cpe-agent status' shows them")
+        return USAGE_ERROR
+    answer = _ask(options, "unmap", {"name": arguments[0]})
+    if answer is None:
+        return NOT_RUNNING
+    return FAILED if "error" in answer else OK
+
+
+def _learn(options, arguments):
+    from cpe_agent import choice, config
+
+    if len(arguments) < 2 or arguments[1] not in (choice.DHCPV6, choice.DHCPV4):
+        _complain("'learn' takes an interface, dhcpv6 or dhcpv4, and what the option holds in hex")
+        return USAGE_ERROR
+    try:
+        config.check_device(arguments[0])
+        store.make_directory(options["--run-dir"])
+        learned = choice.Learned(options["--run-dir"])
+        reasons = learned.put(arguments[0], arguments[1], arguments[2:])
+    except (ValueError, store.StoreError) as error:
+        _complain(str(error))
+        return FAILED
+    for reason in reasons:
+        _complain(reason)
+    try:
+        control.ask(_socket(options), "learned")
+    except control.NotRunning:
+        pass  # it will find the file
+    return FAILED if reasons else OK
 
 
 _COMMANDS = {
@@ -301,4 +416,7 @@ _COMMANDS = {
     "reload": _reload,
     "check": _check,
     "print-nft": _print_nft,
+    "map": _map,
+    "unmap": _unmap,
+    "learn": _learn,
 }

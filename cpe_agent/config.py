@@ -1,17 +1,22 @@
 """Options of /etc/config/cpe-agent: names, defaults, checks. Pure: text in, Config out.
 
-The server's address is all that a user must give: 'aftr' (the lwAFTR, far end of the softwire) is
-the PCP server too unless 'server' names another.
+The lwAFTR's address is all that a user must give for a softwire: 'aftr' (the far end) is the PCP
+server too unless 'server' names others. A mapping needs an internal port.
 """
 
 import socket
 from collections import namedtuple
 
-from cpe_agent import portset, uci
-from cpe_agent.pcp import wire
+from cpe_agent import address, dns, portset, uci
+from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp import servers, wire
+from cpe_agent.pcp.client import Client, Overlap
 
-# softwire, agent: namedtuples of the options below. warnings: lines for the log.
-Config = namedtuple("Config", ("softwire", "agent", "warnings"))
+# softwire: Softwire or None. mappings: tuple of Mapping. agent: Agent. These are namedtuples of the
+# options below. warnings: lines for the log.
+Config = namedtuple("Config", ("softwire", "mappings", "agent", "warnings"))
+
+MAX_MAPPINGS = 16  # each has its place in a state file of 4096 octets
 
 
 class ConfigError(ValueError):
@@ -79,7 +84,40 @@ def _ip4(text):
     return portset.dotted(octets)
 
 
-def _device(text):
+def _server(text):
+    """(servers.CONFIG, 16 octets or a host name)."""
+    if dns.is_name(text):
+        return servers.CONFIG, text
+    try:
+        return servers.CONFIG, _ip(text)
+    except ValueError as error:
+        raise ValueError("%s, or a host name" % error) from None
+
+
+def _filter(text):
+    """What PCP's FILTER takes: (prefix length of 128 bits, port or 0 for all, 16 octets)."""
+    peer, _, port = text.partition(" ")
+    where, _, length = peer.partition("/")
+    try:
+        octets = address.octets(where)
+        longest = 32 if wire.is_v4(octets) else 128
+        found = (
+            _number(0 if longest == 32 else 1, longest)(length or str(longest)) + 128 - longest,
+            _number(1, 65535)(port) if port else 0,
+            octets,
+        )
+    except ValueError:
+        raise ValueError("allowed: a prefix and a port, as '198.51.100.0/24 443'") from None
+    return found
+
+
+def _address(text):
+    """16 octets, or None for any."""
+    return None if text == "any" else _ip(text)
+
+
+def check_device(text):
+    """The name of an interface. Raises ValueError."""
     good = 1 <= len(text) <= 15 and text[0] not in ".-"
     for char in text:
         good = good and (char.isalpha() or char.isdigit() or char in "._-") and ord(char) < 128
@@ -94,16 +132,19 @@ _PROTOCOLS = {"all": wire.PROTO_ALL, "tcp": wire.PROTO_TCP, "udp": wire.PROTO_UD
 SOFTWIRE_OPTIONS = (
     ("enabled", "1", _flag),
     ("aftr", None, _ip6),  # the lwAFTR
-    ("server", None, _ip),  # PCP server; the lwAFTR if not given
+    ("server", None, _server),  # PCP servers, the best first; the lwAFTR if not given
+    ("default_router", "0", _flag),  # ask it where nobody else is known
     ("ports", "max", _number(1, 65535, ("max", wire.MAX_PORTS))),  # ports to ask for
     ("lifetime", "3600", _number(120, 86400)),  # seconds to ask for
     ("protocol", "all", _choice(_PROTOCOLS)),
     # RFC 7753 5.2 asks with protocol 0 and internal port 1. Servers that hold to RFC 6887 11.1
     # alone want internal port 0 there.
     ("internal_port", "1", _number(0, 65535)),
+    # When a server refuses that: ask with internal port 0.
+    ("fallback", "1", _flag),
     ("parity", "0", _flag),
     ("source", "auto", lambda text: None if text == "auto" else _ip6(text)),
-    ("device", "lw4o6", _device),
+    ("device", "lw4o6", check_device),
     ("inner_address", "192.0.0.2", _ip4),  # the softwire's own number, RFC 6333 5.7
     ("mtu", "auto", _number(1280, 65535, ("auto", 0))),
     ("mss_clamp", "1", _flag),
@@ -111,13 +152,34 @@ SOFTWIRE_OPTIONS = (
     ("metric", "0", _number(0, 4294967295)),
     ("icmp_recovery", "1", _flag),  # RFC 7596 5.1: reaction to ICMPv6 1/5 should be configurable
 )
+# A mapping beside the softwire, or without one: ports of a NAT44, a NAT64 or a firewall.
+MAPPING_OPTIONS = (
+    ("enabled", "1", _flag),
+    ("server", None, _server),  # by default what DHCP told of, then the default router
+    ("default_router", "1", _flag),
+    ("source", "auto", lambda text: None if text == "auto" else _ip(text)),
+    ("protocol", "tcp", _choice(_PROTOCOLS)),
+    ("internal_port", None, _number(1, 65535)),
+    ("internal_address", "any", _address),  # of another host, by THIRD_PARTY; any: this one
+    ("ports", "1", _number(1, 65535, ("max", wire.MAX_PORTS))),
+    ("external_port", "any", _number(1, 65535, ("any", 0))),
+    ("external_address", "any", _address),
+    ("family", "4", _choice({"4": 4, "6": 6})),  # of the external address
+    ("lifetime", "3600", _number(120, 86400)),
+    ("parity", "0", _flag),
+    ("prefer_failure", "0", _flag),  # that external port or none
+    ("filter", None, _filter),  # peers that may send
+)
 # What makes the plan so; none only holds the port set.
 AGENT_OPTIONS = (("backend", "linux", _choice({"linux": "linux", "none": "none"})),)
 
 
+_LISTS = {"server": servers.MAX_SERVERS, "filter": wire.MAX_FILTERS}  # as many as each may have
+
 _NO_AFTR = "%s: option aftr is missing; give the IPv6 address of the operator's lwAFTR"
 
 Softwire = namedtuple("Softwire", ("name",) + tuple(option[0] for option in SOFTWIRE_OPTIONS))
+Mapping = namedtuple("Mapping", ("name",) + tuple(option[0] for option in MAPPING_OPTIONS))
 Agent = namedtuple("Agent", tuple(option[0] for option in AGENT_OPTIONS))
 
 
@@ -128,29 +190,23 @@ def parse(text):
     except uci.UciError as error:
         raise ConfigError(str(error)) from None
     warnings = []
-    softwires = [section for section in sections if section.type == "softwire"]
+    found = {"softwire": [], "mapping": []}
     merged = {}
     for section in sections:
         if section.type == "agent":
             merged.update(section.options)
-        elif section.type != "softwire":
+        elif section.type in found:
+            found[section.type].append(section)
+        else:
             warnings.append("section '%s' is not known; ignored" % section.type)
-    if len(softwires) != 1:
-        raise ConfigError("%d 'config softwire' sections; exactly one is needed" % len(softwires))
-    name = softwires[0].name or "softwire"
-    where = "softwire '%s'" % name
-    values = _read(where, softwires[0].options, SOFTWIRE_OPTIONS, warnings)
-    _complete(where, values)
-    softwire = Softwire(name, *[values[option[0]] for option in SOFTWIRE_OPTIONS])
     values = _read("agent", merged, AGENT_OPTIONS, warnings)
-    if softwire.aftr is None and values["backend"] != "none":
-        raise ConfigError(_NO_AFTR % where)
-    if wire.is_v4(softwire.server) and values["backend"] != "none":
-        raise ConfigError(
-            "%s: option server must be an IPv6 address: the server binds the softwire to the "
-            "source address that it sees" % where
-        )
-    return Config(softwire, Agent(*[values[option[0]] for option in AGENT_OPTIONS]), warnings)
+    agent = Agent(*[values[option[0]] for option in AGENT_OPTIONS])
+    softwires = [_softwire(section, agent, warnings) for section in found["softwire"]]
+    if len(softwires) > 1 or not softwires + found["mapping"]:
+        raise ConfigError("%d 'config softwire' sections; exactly one is needed" % len(softwires))
+    mappings = tuple([_mapping(section, warnings) for section in found["mapping"]])
+    check_together(mappings)
+    return Config(softwires[0] if softwires else None, mappings, agent, warnings)
 
 
 def _read(where, texts, options, warnings):
@@ -162,24 +218,130 @@ def _read(where, texts, options, warnings):
     values = {}
     for name, default, check in options:
         text = texts.get(name, default)
-        if isinstance(text, list):
+        if name in _LISTS:
+            values[name] = _read_list(where, name, text, check)
+        elif isinstance(text, list):
             raise ConfigError("%s: '%s' is a list; write 'option %s'" % (where, name, name))
-        try:
-            values[name] = None if text is None else check(text)
-        except ValueError as error:
-            raise ConfigError(
-                "%s: option %s '%s' cannot be used; %s" % (where, name, text, error)
-            ) from None
+        else:
+            values[name] = None if text is None else _checked(where, name, text, check)
     return values
 
 
-def _complete(where, values):
-    """Fill in what follows from other options, and check what belongs together."""
-    if values["server"] is None and values["aftr"] is None:
+def _read_list(where, name, texts, check):
+    """Tuple of the values of a 'list', or of an 'option'."""
+    texts = [] if texts is None else texts if isinstance(texts, list) else [texts]
+    if len(texts) > _LISTS[name]:
+        raise ConfigError("%s: %d times %s; allowed: %d" % (where, len(texts), name, _LISTS[name]))
+    return tuple([_checked(where, name, text, check) for text in texts])
+
+
+def _checked(where, name, text, check):
+    try:
+        return check(text)
+    except ValueError as error:
+        raise ConfigError(
+            "%s: option %s '%s' cannot be used; %s" % (where, name, text, error)
+        ) from None
+
+
+def _softwire(section, agent, warnings):
+    name = section.name or "softwire"
+    where = "softwire '%s'" % name
+    values = _read(where, section.options, SOFTWIRE_OPTIONS, warnings)
+    addresses = [found for _, found in values["server"] if not isinstance(found, str)]
+    if values["aftr"] is None and addresses and not wire.is_v4(addresses[0]):
+        values["aftr"] = addresses[0]
+    if values["aftr"] is None and (agent.backend != "none" or not values["server"]):
         raise ConfigError(_NO_AFTR % where)
-    if values["server"] is None:
-        values["server"] = values["aftr"]
-    if values["aftr"] is None and not wire.is_v4(values["server"]):
-        values["aftr"] = values["server"]
+    if agent.backend != "none" and [one for one in addresses if wire.is_v4(one)]:
+        raise ConfigError(
+            "%s: option server must be an IPv6 address: the server binds the softwire to the "
+            "source address that it sees" % where
+        )
+    if values["aftr"] is not None:
+        values["server"] += ((servers.AFTR, values["aftr"]),)
     if values["protocol"] != wire.PROTO_ALL and values["internal_port"] == 0:
         raise ConfigError("%s: option internal_port '0' needs protocol 'all'" % where)
+    softwire = Softwire(name, *[values[option[0]] for option in SOFTWIRE_OPTIONS])
+    _check_wish(where, softwire_wish, softwire)
+    return softwire
+
+
+def _mapping(section, warnings):
+    where = "mapping '%s'" % (section.name or "")
+    values = _read(where, section.options, MAPPING_OPTIONS, warnings)
+    if values["internal_port"] is None:
+        raise ConfigError("%s: option internal_port is missing; give a port of this host" % where)
+    suggested = values["external_address"]
+    if suggested is not None and wire.is_v4(suggested) != (values["family"] == 4):
+        raise ConfigError("%s: option external_address needs family '4' or '6' as it is" % where)
+    if values["prefer_failure"] and not values["external_port"]:
+        raise ConfigError("%s: option prefer_failure needs option external_port" % where)
+    name = section.name or "%d_%d" % (values["protocol"], values["internal_port"])
+    if len(name) > 32:
+        raise ConfigError("%s: its name is too long; allowed: 32 letters" % where)
+    mapping = Mapping(name, *[values[option[0]] for option in MAPPING_OPTIONS])
+    _check_wish(where, mapping_wish, mapping)
+    return mapping
+
+
+def _check_wish(where, build, options):
+    try:
+        build(options)
+    except ValueError as error:
+        raise ConfigError("%s: it needs other options: %s" % (where, error)) from None
+
+
+def softwire_wish(options):
+    """mapping.Wish of a Softwire. Raises ValueError."""
+    return m.wish(
+        options.protocol,
+        options.internal_port,
+        options.ports,
+        options.lifetime,
+        options.parity,
+        fallback=options.fallback,
+    )
+
+
+def mapping_wish(options):
+    """mapping.Wish of a Mapping. Raises ValueError."""
+    return m.wish(
+        options.protocol,
+        options.internal_port,
+        options.ports,
+        options.lifetime,
+        options.parity,
+        options.family,
+        options.internal_address,
+        options.filter,
+        options.prefer_failure,
+    )
+
+
+def check_together(mappings):
+    """Raises ConfigError for mappings that cannot be beside each other: too many, two of a name, or
+    two that want the same internal ports of a host from one server (RFC 7753 6.3)."""
+    if len(mappings) > MAX_MAPPINGS:
+        raise ConfigError("%d mappings; allowed: %d" % (len(mappings), MAX_MAPPINGS))
+    clients = {}  # one for each list of servers: it arbitrates here as it does at work
+    names = set()
+    for one in mappings:
+        if one.name in names:
+            raise ConfigError("mapping '%s' is there twice; each needs its own name" % one.name)
+        names.add(one.name)
+        client = clients.setdefault((one.server, one.source), Client(None, wire.ANY_V6, None))
+        try:
+            if one.enabled:
+                client.add(m.Mapping(mapping_wish(one), one.name))
+        except Overlap as error:
+            raise ConfigError("mapping '%s' needs other ports: %s" % (one.name, error)) from None
+
+
+def read_mapping(name, texts):
+    """Mapping of options as a user writes them, {name: text or list}. Raises ConfigError."""
+    warnings = []
+    mapping = _mapping(uci.Section("mapping", name, texts), warnings)
+    if warnings:
+        raise ConfigError(warnings[0])
+    return mapping

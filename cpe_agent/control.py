@@ -56,13 +56,15 @@ class Server:
         return self._answer(request)
 
 
-def ask(path, command):
-    """The agent's answer to a command as a dict. Raises NotRunning."""
+def ask(path, command, arguments=None):
+    """The agent's answer to a command as a dict. arguments: dict. Raises NotRunning."""
     sock = net.unix_socket()
     try:
         _connect(sock, net.unix_address(path))
         sock.settimeout(10)
-        sock.send(json.dumps({"command": command}).encode() + b"\n", _NO_SIGNAL)
+        request = dict(arguments or {})
+        request["command"] = command
+        sock.send(json.dumps(request).encode() + b"\n", _NO_SIGNAL)
         parts = []
         while True:
             data = sock.recv(65536)

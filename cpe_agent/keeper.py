@@ -6,10 +6,14 @@ that build on it: softwire line (line.py), or a port for somebody (ports.py).
 
 import os
 
-from cpe_agent import address, advice, lease, log, net, netlink, portset, session, store
+from cpe_agent import address, advice, choice, lease, log, net, netlink, portset, session, store
+from cpe_agent.memory import Memory
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp.client import Overlap
 
+_BEYOND = b"\x20" + b"\0" * 15  # 2000::, any global address
+# Events that the time brings, and not an answer.
+_NO_ANSWERS = (m.LOST, m.SILENT, m.GAVE_UP, m.RECOVERING, m.RELEASED)
 PATH_RETRY = 5000  # ms; between looks for a way to the server
 
 
@@ -32,10 +36,16 @@ class Keeper:
         self.confirmed = None  # True when the server confirmed the last release, False if not
         self.look_at = None  # ms; when to look at the network again
         self.known = None  # PortSet held last
+        self.choice = place.choice(options, self.family())
         self._place = place
+        self._identity = None  # 16 octets that name the server, whichever of its addresses is asked
         self._leaving = False  # an earlier mapping of ours is being given back
 
     # What those that build on it may change
+
+    def family(self):
+        """4 or 6: of the default router that may be asked."""
+        return 6
 
     def wish(self):
         """mapping.Wish of what to ask for."""
@@ -58,18 +68,33 @@ class Keeper:
         """Want the mapping from now on."""
         self.released = False
         self.confirmed = None
+        self.choice.refresh(now)
+        served_by = lease.server(self._lease())
+        if served_by:
+            self.choice.stay_with(now, served_by)
         self.find_path(now)
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
-        return self.look_at
+        timers = [self.look_at, None if self.released else self.choice.timer()]
+        return min([at for at in timers if at is not None], default=None)
 
     def handle_timer(self, now):
-        """Look again for the way."""
-        if self.look_at is not None and now >= self.look_at:
+        """Look again for the way, or go to another server."""
+        if self.released:
             self.look_at = None
-            if not self.released:
-                self.find_path(now)
+            return
+        changed = self.choice.handle_timer(now)
+        self._note_better(now)
+        if changed or (self.look_at is not None and now >= self.look_at):
+            self.look_at = None
+            self.find_path(now)
+
+    def on_network_change(self, now, settled):
+        """Links, addresses, routes, names or what DHCP told have changed; look again at settled
+        (ms)."""
+        self.choice.report().restart(now)
+        self.look_soon(settled)
 
     def look_soon(self, at):
         """Something has changed: look at the time in ms, or before."""
@@ -89,15 +114,43 @@ class Keeper:
         """Give back what a forerunner left, without having asked for it. False if nobody could be
         told."""
         self.released = True
+        self.choice.refresh(now)
         try:
-            path = self._way()
-            self._attach(path)
+            self._attach(self._way())
         except (OSError, Overlap):
             self._on_released(False)
             self.confirmed = None
             return False
         self.mapping.release(now)
         return True
+
+    def renew(self, now):
+        """Ask the server now, or start again after a release. Returns in how many ms."""
+        if self.released or self.mapping is None:
+            self.forget_path()
+            self.start(now)
+            return 0
+        return max(0, self.mapping.renew(now) - now)
+
+    def dismiss(self, now):
+        """Not wanted any more, not even after a restart: give the mapping back and forget it."""
+        self.released = True
+        if self.mapping and self.mapping.state != m.IDLE:
+            session.say_farewell(now, self.session, self.mapping, self._on_dismissed)
+            self.session = self.mapping = self.path = None
+        else:
+            self.forget_path()
+        lease.remove(self._lease())
+        return True
+
+    def _on_dismissed(self, _now, confirmed):
+        """What the server may hold still is remembered until others need the room."""
+        if confirmed:
+            self._forget()
+
+    def choose_anew(self):
+        """The options have changed, and with them who may be asked."""
+        self.choice = self._place.choice(self.options, self.family())
 
     def forget_path(self):
         """Start anew from the way to the server on; what is up stays up until then."""
@@ -121,27 +174,43 @@ class Keeper:
     # The way to the server
 
     def server(self):
-        """16 octets of the server to ask."""
-        return self.options.server
+        """16 octets of the server to ask, or None."""
+        return self.choice.address
 
     def _server_text(self):
-        return address.text(self.server())
+        return choice.text(self.server())
 
     def _way(self):
         """netlink.Path to the server, with the source that the config wants. Raises OSError."""
-        path = netlink.path_to(self.server())
+        if self.server() is None:
+            raise OSError("no server is known")
+        path = netlink.path_to(self.server(), self.choice.interface)
+        if net.is_link_local(path.source) and not self.options.source:
+            path = self._with_global_source(path)
         if self.options.source:
             path = netlink.Path(path.device, path.index, path.mtu, self.options.source)
         return path
 
+    def _with_global_source(self, path):
+        """A mapping for a link-local address would be good for nothing: a link-local router is
+        asked from the address that is used to go beyond it (RFC 6887 8.1)."""
+        try:
+            beyond = netlink.path_to(_BEYOND)
+        except OSError:
+            return path
+        return beyond if beyond.index == path.index else path
+
     def find_path(self, now):
         """Ask on from where the kernel sends now."""
-        try:
-            path = self._way()
-        except OSError:
-            self.complain("path", advice.no_route(self._server_text()))
-            self.look_at = now + PATH_RETRY
-            return
+        self.choice.refresh(now)
+        path = None
+        while path is None:
+            try:
+                path = self._way()
+            except OSError:
+                if self.server() is None or not self.choice.unreachable(now):
+                    self._on_no_way(now)
+                    return
         self.errors.pop("path", None)
         before = self.path
         if before is None or not self.session.fits(self.server(), path):
@@ -149,6 +218,15 @@ class Keeper:
         elif path != before:  # its MTU
             self.path = path
             self.on_change(now)
+
+    def _on_no_way(self, now):
+        """Wait until there is one; where there are other servers, pcp.servers says when."""
+        if self.server() is None:
+            self.forget_path()
+            self.complain("path", self._place.why_nobody(self.options))
+            return
+        self.complain("path", advice.no_route(self._server_text()))
+        self.look_at = now + PATH_RETRY
 
     def _restart(self, now, path):
         """RFC 7596 5.1: a new source address means a new request from it."""
@@ -177,6 +255,7 @@ class Keeper:
 
     def _attach(self, path):
         """A Mapping on a Session for that path. Raises OSError or Overlap."""
+        self._identity = self.choice.identity(self._place.memory.servers(self.name))
         there = self._place.sessions.open(self.server(), path)
         mapping = self._make_mapping()
         try:
@@ -188,11 +267,11 @@ class Keeper:
     def _make_mapping(self):
         """The mapping to ask for: the one we had, if the memory has it."""
         options = self.options
-        state = self._place.memory.recall(self.name, self.server())
+        state = self._place.memory.recall(self.name, self._identity)
         nonce, first_internal = None, None
         if state is not None:
             self.known, first_internal = state.port_set, state.first_internal
-            key = (self.server(), options.protocol, options.internal_port)
+            key = (self._identity, options.protocol, options.internal_port)
             if key == (state.server, state.protocol, state.internal_port):
                 nonce = state.nonce
         return m.Mapping(self.wish(), nonce or os.urandom(12), self.suggestion(), first_internal)
@@ -201,14 +280,19 @@ class Keeper:
 
     def on_send_error(self, now, error):
         """The kernel did not send, or an ICMP error came back."""
-        if error.args[0] != net.ECONNREFUSED:
-            self.complain("server", "cannot send to %s: %s" % (self._server_text(), error))
+        server = self.session.server
+        if self.mapping.grant is None and self.choice.report().unreachable(now, server):
+            self._hand_over(now, "cannot be reached (%s)" % error)
+        elif error.args[0] != net.ECONNREFUSED:
+            self.complain("server", "cannot send to %s: %s" % (address.text(server), error))
         elif self.mapping.grant is None:
-            self.complain("server", advice.no_listener(self._server_text()))
+            self.complain("server", advice.no_listener(address.text(server)))
 
     def on_event(self, now, event):
         """What happened to the mapping (pcp.mapping.Event)."""
         kind, _, detail = event
+        if kind not in _NO_ANSWERS:
+            self.choice.report().answered_by(now, self.session.server)
         if kind in (m.GRANTED, m.CHANGED):
             self._on_new_set(now, kind, detail)
         elif kind == m.RENEWED:
@@ -219,11 +303,17 @@ class Keeper:
             self.on_lost(detail)
             lease.remove(self._lease())
             self.on_change(now)
+            self._after_loss(now)
+        elif kind == m.GAVE_UP:
+            if self.choice.report().gave_up(now, self.session.server):
+                self._hand_over(now, "is silent")
         elif kind == m.RECOVERING:
             wait = max(0, event.mapping.send_at - now)
             self.warning("%s; asking for the same set again in %d ms" % (detail, wait))
         elif kind == m.PLAIN:
-            self.warning(advice.plain(self._server_text()))
+            self.warning(advice.plain(address.text(self.session.server)))
+        elif kind == m.OTHER_FORM:
+            self.warning(advice.other_form(address.text(self.session.server)))
         elif kind == m.RELEASED:
             self._on_released(detail)
         elif kind in (m.EVENT_REFUSED, m.UNUSABLE, m.SILENT):
@@ -241,7 +331,7 @@ class Keeper:
         self.info("%s %s for %d s%s" % (kind, portset.text(grant.port_set), grant.lifetime, was))
 
     def _on_trouble(self, now, kind, detail):
-        server = self._server_text()
+        server = address.text(self.session.server)
         wait = max(0, (self.mapping.send_at or now) - now) // 1000
         if kind == m.EVENT_REFUSED:
             text = advice.refused(detail.result, server, wait)
@@ -250,6 +340,37 @@ class Keeper:
         else:
             text = advice.silent(server, self.mapping.unanswered, self.session.client.dropped)
         self.complain("server", text)
+        if kind == m.EVENT_REFUSED and self.mapping.grant is None:
+            seconds = detail.lifetime
+            if self.choice.report().refused_for_long(now, self.session.server, seconds):
+                self._hand_over(now, "refuses for %d s" % seconds)
+
+    # Other servers
+
+    def _after_loss(self, now):
+        """A lease is kept to its end with its server; now others have their turn."""
+        selection = self.choice.report()
+        silent = self.mapping.unanswered and selection.gave_up(now, self.session.server)
+        if silent or selection.switch(now):
+            self._hand_over(now, "has let the mapping end")
+
+    def _hand_over(self, now, why):
+        """Another server is to be asked, or none for a while."""
+        self.warning(
+            "the PCP server %s %s; next: %s"
+            % (address.text(self.session.server), why, self._server_text())
+        )
+        self.forget_path()
+        self.look_at = now  # not here: the session's events are still being told
+
+    def _note_better(self, now):
+        better = self.choice.better
+        if better is None:
+            self.errors.pop("better", None)
+        elif self.mapping and self.mapping.grant is None and self.choice.report().switch(now):
+            self._hand_over(now, "gives nothing, and a better one is back")
+        else:
+            self.complain("better", advice.better(address.text(better), self._server_text()))
 
     def _on_released(self, confirmed):
         if confirmed:
@@ -264,7 +385,7 @@ class Keeper:
         self.confirmed = confirmed
         lease.remove(self._lease())
         self.since = None
-        for kind in ("server", "path"):
+        for kind in ("server", "path", "better"):
             self.errors.pop(kind, None)
 
     # State
@@ -274,7 +395,7 @@ class Keeper:
         options, mapping = self.options, self.mapping
         state = store.State(
             mapping.nonce,
-            self.server(),
+            self._identity,
             options.protocol,
             options.internal_port,
             self.known,
@@ -305,7 +426,10 @@ class Keeper:
 
     def _lease_key(self):
         options = self.options
-        return lease.key(self.path.source, self.server(), options.protocol, options.internal_port)
+        third_party = self.mapping.wish.third_party
+        return lease.key(
+            self.path.source, self._identity, options.protocol, options.internal_port, third_party
+        )
 
     # For people
 
@@ -331,11 +455,31 @@ class Keeper:
 class Place:
     """What keepers share."""
 
-    def __init__(self, sessions, memory, run_dir):
-        """sessions: session.Sessions. memory: memory.Memory. run_dir: RAM."""
+    def __init__(self, sessions, memory, directory, run_dir):
+        """sessions: session.Sessions. memory: memory.Memory. directory: choice.Directory. run_dir:
+        RAM."""
         self.sessions = sessions
         self.memory = memory
+        self._directory = directory
         self._run_dir = run_dir
+
+    def choice(self, options, family):
+        """choice.Choice for a mapping of these options."""
+        return choice.Choice(options, family, self._directory, self.sessions)
+
+    def remembers(self, name):
+        """True if a mapping of that name may be held by a server."""
+        return bool(self.memory.servers(name))
+
+    def why_nobody(self, options):
+        """Why there is no server to ask (text)."""
+        names = [where for _, where in options.server if isinstance(where, str)]
+        return advice.no_server([(name, self._directory.why_unknown(name)) for name in names])
+
+    def in_ram(self):
+        """The same for mappings that are not to outlive a reboot."""
+        kept = Memory(self._run_dir + "/state")
+        return Place(self.sessions, kept, self._directory, self._run_dir)
 
     def lease(self, name):
         """Path of the file for the running lease of a name."""

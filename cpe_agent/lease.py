@@ -13,9 +13,9 @@ from cpe_agent.pcp.mapping import Grant
 from cpe_agent.portset import PortSet
 
 
-def key(source, server, protocol, internal_port):
-    """Text that names a mapping. source, server: 16 octets."""
-    addresses = binascii.hexlify(source + server).decode()
+def key(source, server, protocol, internal_port, third_party=None):
+    """Text that names a mapping. source, server: 16 octets; third_party: too, or None."""
+    addresses = binascii.hexlify(source + server + (third_party or b"")).decode()
     return "%s %d %d" % (addresses, protocol, internal_port)
 
 
@@ -44,6 +44,17 @@ def load(path, wanted, now):
     if reason or bound_to != wanted or not granted <= now < expires:
         return None
     return Grant(PortSet(where, first, size), first_internal, lifetime, granted, expires)
+
+
+def server(path):
+    """16 octets that name the server of a lease, or None."""
+    try:
+        with open(path) as file:
+            addresses = json.loads(file.read())[0].split(" ")[0]
+        octets = binascii.unhexlify(addresses)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+        return None
+    return octets[16:32] if len(octets) in (32, 48) else None
 
 
 def remove(path):

@@ -1,6 +1,6 @@
 """The softwire: a mapping whose port set is what the router's NAT lives on."""
 
-from cpe_agent import advice, log, net, plan, softwire, store
+from cpe_agent import advice, config, log, net, plan, softwire, store
 from cpe_agent.backends import BackendError
 from cpe_agent.keeper import Keeper
 from cpe_agent.pcp import mapping as m
@@ -26,14 +26,7 @@ class Line(Keeper):
 
     def wish(self):
         """As the options say."""
-        options = self.options
-        return m.wish(
-            options.protocol,
-            options.internal_port,
-            options.ports,
-            options.lifetime,
-            options.parity,
-        )
+        return config.softwire_wish(self.options)
 
     # Life
 
@@ -90,11 +83,17 @@ class Line(Keeper):
             self._take_down(now)
             self.let_go(now)
         self.options = options
+        self.choose_anew()
         if options.enabled:
             self.forget_path()
         self.start(now)
 
+    def dismiss(self, now):
+        """See Keeper. False if the line could not be taken down: then it is kept."""
+        return self._take_down(now) and super().dismiss(now)
+
     def _take_down(self, now):
+        """Stop using the set. False if that failed."""
         self.released = True
         self.apply(now)
         self.released = "backend" not in self.errors

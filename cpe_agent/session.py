@@ -161,6 +161,15 @@ class Sessions:
         self.first_request = None  # ms from the start of this process to the first request
         self.received_at = None  # ms; when a datagram came last
         self._all = []
+        self._probes = []  # choice.Probe
+
+    def add_probe(self, probe):
+        """Remember a probe until its end."""
+        self._probes.append(probe)
+
+    def remove_probe(self, probe):
+        """It has ended."""
+        self._probes.remove(probe)
 
     def open(self, server, path):
         """The Session for a server and a path, new or not. Raises OSError."""
@@ -179,12 +188,16 @@ class Sessions:
     def timer(self):
         """When handle_timer is due, in ms, or None."""
         timers = [session.timer() for session in self._all]
+        timers += [probe.end_at for probe in self._probes]
         return min([at for at in timers if at is not None], default=None)
 
     def handle_timer(self, now):
         """See Session."""
         for session in list(self._all):
             session.handle_timer(now)
+        for probe in list(self._probes):
+            if now >= probe.end_at:
+                probe.end()
 
     def on_sent(self):
         """Count."""

@@ -4,16 +4,19 @@ import sys
 
 from cpe_agent import address, portset
 from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp import wire
 
 VERSION = "0.1.0"
 
+ASKING, UP, RELEASED, DISABLED = "asking for a port set", "up", "released", "disabled"
 _STATES = {
-    m.ASKING: "asking for a port set",
+    m.ASKING: ASKING,
     m.REFUSED: "refused by the server",
-    m.HELD: "up",
+    m.HELD: UP,
     m.RELEASING: "giving the set back",
-    m.IDLE: "released",
+    m.IDLE: RELEASED,
 }
+_PROTOCOLS = {wire.PROTO_ALL: "all", wire.PROTO_TCP: "tcp", wire.PROTO_UDP: "udp"}
 _NEXT = {
     m.ASKING: "request",
     m.REFUSED: "request, when the server's waiting time is over",
@@ -34,19 +37,20 @@ def snapshot(agent, now):
     found = {
         "version": VERSION,
         "runtime": runtime(),
-        "errors": _texts(agent.errors) + _texts(line.errors),
-        "warnings": agent.config.warnings + line.backend.warnings(),
+        "errors": _texts(agent.errors),
+        "warnings": list(agent.config.warnings),
         "store_writes": agent.memory.writes,
         "timings": _timings(agent),
-        "counts": {
-            "sent": agent.sessions.counts["sent"],
-            "received": agent.sessions.counts["received"],
-            "renewals": line.renewals,
-            "reconfigurations": line.reconfigurations,
-        },
+        "counts": dict(agent.sessions.counts),
+        "mappings": [_ports_of(ports, now) for ports in agent.ports],
     }
-    found.update(_line_of(line))
-    found.update(_mapping_of(line, now))
+    if line:
+        found["errors"] += _texts(line.errors)
+        found["warnings"] += line.backend.warnings()
+        found["counts"]["renewals"] = line.renewals
+        found["counts"]["reconfigurations"] = line.reconfigurations
+        found.update(_line_of(line))
+        found.update(_mapping_of(line, now))
     return found
 
 
@@ -57,10 +61,32 @@ def _texts(errors):
 def _timings(agent):
     known = {
         "first_request_ms": agent.sessions.first_request,
-        "response_to_nat_ms": agent.line.response_to_nat,
-        "release_confirmed": agent.line.confirmed,
+        "response_to_nat_ms": agent.line.response_to_nat if agent.line else None,
+        "release_confirmed": _confirmed([keeper.confirmed for keeper in agent.keepers()]),
     }
     return {name: known[name] for name in known if known[name] is not None}
+
+
+def _confirmed(answers):
+    """True if every server that was told of a release confirmed it, None if none was told."""
+    told = [answer for answer in answers if answer is not None]
+    return all(told) if told else None
+
+
+def _ports_of(ports, now):
+    """A mapping that is no softwire's."""
+    options = ports.options
+    found = {
+        "name": options.name,
+        "protocol": _PROTOCOLS[options.protocol],
+        "internal_port": options.internal_port,
+        "ports": options.ports,
+        "errors": _texts(ports.errors),
+    }
+    if options.internal_address:
+        found["internal_address"] = address.text(options.internal_address)
+    found.update(_mapping_of(ports, now))
+    return found
 
 
 def _line_of(line):
@@ -81,7 +107,7 @@ def _mapping_of(keeper, now):
     mapping = keeper.mapping
     found = {
         "state": _state(keeper),
-        "server": address.text(keeper.server()),
+        "server": address.text(keeper.server()) if keeper.server() else None,
         "source": address.text(keeper.path.source) if keeper.path else None,
     }
     if mapping and not keeper.released:
@@ -97,9 +123,11 @@ def _mapping_of(keeper, now):
 
 def _state(keeper):
     if not keeper.options.enabled:
-        return "disabled"
+        return DISABLED
     if keeper.mapping is None:
-        return "released" if keeper.released else "waiting for the uplink"
+        if keeper.released:
+            return RELEASED
+        return "waiting for the uplink" if keeper.server() else "waiting for a PCP server"
     return _STATES[keeper.mapping.state]
 
 
@@ -110,6 +138,7 @@ def _grant(grant, since, now):
         "first_port": port_set.first,
         "last_port": portset.last(port_set),
         "size": port_set.size,
+        "first_internal": grant.first_internal,
         "lifetime": grant.lifetime,
         "remaining": _seconds(grant.expires, now),
         "age": _seconds(now, since or now),
@@ -120,31 +149,77 @@ def _seconds(at, now):
     return None if at is None else max(0, at - now) // 1000
 
 
+def is_held(found):
+    """True if the snapshot shows a port set; without a softwire, if all mappings are held."""
+    if "softwire" in found:
+        return "address" in found
+    wanted = [one for one in found["mappings"] if one["state"] != DISABLED]
+    return bool(wanted) and all("address" in one for one in wanted)
+
+
+def is_released(found):
+    """True if nothing is held or asked for any more."""
+    states = [one["state"] for one in [found] + found["mappings"] if "state" in one]
+    return not [state for state in states if state not in (RELEASED, DISABLED)]
+
+
 def lines(found):
     """A snapshot for people."""
-    out = ["softwire '%s': %s" % (found["softwire"], found["state"])]
-    if "address" in found:
-        out.append(_line("address", found["address"]))
-        ports = "%d-%d (%d)" % (found["first_port"], found["last_port"], found["size"])
-        out.append(_line("ports", ports))
-        age, remaining = _duration(found["age"]), _duration(found["remaining"])
-        out.append(_line("held for", "%s; %s left" % (age, remaining)))
-    out.append(_line("PCP server", _server(found)))
+    out = []
+    if "softwire" in found:
+        out.append("softwire '%s': %s" % (found["softwire"], found["state"]))
+        out += _set_lines(found) + [_line("PCP server", _server(found))] + _line_lines(found)
+        out += _next_lines(found)
+    out += ["  warning: " + text for text in found["warnings"]]
+    out += ["  error: " + text for text in found["errors"]]
+    for one in found["mappings"]:
+        out.append("mapping '%s': %s" % (one["name"], one["state"]))
+        out += [_line("internal", _internal(one))] + _set_lines(one)
+        out += [_line("PCP server", _server(one))] + _next_lines(one)
+        out += ["  error: " + text for text in one["errors"]]
+    return out or ["nothing is configured"]
+
+
+def external(found):
+    """Address and ports that a snapshot shows, in one line."""
+    return portset.text(portset.PortSet(found["address"], found["first_port"], found["size"]))
+
+
+def _set_lines(found):
+    if "address" not in found:
+        return []
+    ports = "%d-%d (%d)" % (found["first_port"], found["last_port"], found["size"])
+    held = "%s; %s left" % (_duration(found["age"]), _duration(found["remaining"]))
+    return [_line("address", found["address"]), _line("ports", ports), _line("held for", held)]
+
+
+def _line_lines(found):
+    out = []
     if found["aftr"]:
         mtu = ", MTU %d" % found["mtu"] if found["mtu"] else ""
         out.append(_line("lwAFTR", "%s over %s%s" % (found["aftr"], found["device"], mtu)))
-    following = found.get("next")
-    if following and following["what"] and following["in"] is not None:
-        text = "%s in %s" % (following["what"], _duration(following["in"]))
-        if found["unanswered"]:
-            text += "; %d unanswered" % found["unanswered"]
-        out.append(_line("next", text))
     guards = found["guards"]
     if guards:
         out.append(_line("guards", ", ".join([_guard(name, guards) for name in sorted(guards)])))
-    out += ["  warning: " + text for text in found["warnings"]]
-    out += ["  error: " + text for text in found["errors"]]
     return out
+
+
+def _next_lines(found):
+    following = found.get("next")
+    if not following or not following["what"] or following["in"] is None:
+        return []
+    text = "%s in %s" % (following["what"], _duration(following["in"]))
+    if found["unanswered"]:
+        text += "; %d unanswered" % found["unanswered"]
+    return [_line("next", text)]
+
+
+def _internal(one):
+    first = one.get("first_internal", one["internal_port"])
+    ports = "%s %d" % (one["protocol"], first)
+    if one.get("size", one["ports"]) > 1:
+        ports += "-%d" % min(first + one.get("size", one["ports"]) - 1, 65535)
+    return ports + (" of " + one["internal_address"] if "internal_address" in one else "")
 
 
 _GUARD_TEXT = {
@@ -159,7 +234,7 @@ def _guard(name, guards):
 
 
 def _server(found):
-    text = found["server"]
+    text = found["server"] or "none known"
     if found["source"]:
         text += " from " + found["source"]
     if found.get("epoch") is not None:

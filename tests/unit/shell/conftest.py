@@ -23,11 +23,11 @@ def link():
 
 @pytest.fixture
 def make_peer(link):
-    """make_peer(script): a PCP server on the link."""
+    """make_peer(script, address): a PCP server on the link."""
     made = []
 
-    def make(script=None):
-        made.append(rig.Peer(link, script))
+    def make(script=None, address=rig.SERVER):
+        made.append(rig.Peer(link, script, address))
         return made[-1]
 
     yield make

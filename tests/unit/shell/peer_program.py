@@ -2,14 +2,17 @@
 stdin {"to": [address, port], "data": hex} is sent. Argument: the address; the port is PCP's."""
 
 import json
+import os
 import select
 import socket
 import sys
 
 
 def main():
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.bind((sys.argv[1], 5351))
+    waiting = b""
     print(json.dumps({"ready": True}), flush=True)
     while True:
         ready = select.select([sock, sys.stdin], [], [])[0]
@@ -17,8 +20,11 @@ def main():
             data, peer = sock.recvfrom(2000)
             print(json.dumps({"from": peer[:2], "data": data.hex()}), flush=True)
         if sys.stdin in ready:
-            order = json.loads(sys.stdin.readline())
-            sock.sendto(bytes.fromhex(order["data"]), tuple(order["to"]))
+            # Not readline(): it may hold a second line back, of which select() knows nothing.
+            waiting += os.read(sys.stdin.fileno(), 65536)
+            *lines, waiting = waiting.split(b"\n")
+            for order in map(json.loads, lines):
+                sock.sendto(bytes.fromhex(order["data"]), tuple(order["to"]))
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ class Link:
 class Peer:
     """A PCP server. script(request) gives the octets to answer with, or None."""
 
-    def __init__(self, link, script=None):
+    def __init__(self, link, script=None, address=SERVER):
         self.script = script or (lambda request: None)
         self.requests = queue.Queue()
         program = os.path.join(os.path.dirname(__file__), "peer_program.py")
-        self.process = link.isp.popen([sys.executable, program, SERVER], stdin=-1, stdout=-1)
+        self.process = link.isp.popen([sys.executable, program, address], stdin=-1, stdout=-1)
         assert self.process.stdout.readline(), "the peer has not started"
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -118,6 +118,17 @@ def refuse(result, lifetime=1800):
     return lambda request: wire.map_response(result, lifetime, 1000, request.map)
 
 
+def section(kind, name, options):
+    """Lines of a section; a list makes a 'list'."""
+    lines = ["config %s '%s'" % (kind, name)]
+    for option, value in options.items():
+        if isinstance(value, list):
+            lines += [" list %s '%s'" % (option, one) for one in value]
+        else:
+            lines.append(" option %s '%s'" % (option, value))
+    return lines
+
+
 class Agent:
     """python -m cpe_agent in the router's namespace, with files of its own."""
 
@@ -135,11 +146,13 @@ class Agent:
         self.process = None
         self.configure(**options)
 
-    def configure(self, backend="none", **options):
-        """Write the config file."""
-        lines = ["config agent", " option backend '%s'" % backend, "config softwire 'wan4'"]
-        for name, value in {"aftr": SERVER, **options}.items():
-            lines.append(" option %s '%s'" % (name, value))
+    def configure(self, backend="none", mappings=None, softwire=True, **options):
+        """Write the config file. mappings: {name: {option: value or list}}."""
+        lines = ["config agent", " option backend '%s'" % backend]
+        if softwire:
+            lines += section("softwire", "wan4", {"aftr": SERVER, **options})
+        for name, values in (mappings or {}).items():
+            lines += section("mapping", name, values)
         self.config.write_text("\n".join(lines) + "\n")
 
     def words(self, *command):

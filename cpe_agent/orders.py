@@ -1,0 +1,103 @@
+"""Mappings by command: kept in RAM, so that they outlive the agent, but no reboot.
+
+The file holds what 'cpe-agent map' was told, as a user would write it in the config.
+"""
+
+import json
+
+from cpe_agent import config, log, store
+from cpe_agent.ports import Ports
+
+_WORDS = (
+    "protocol",
+    "internal_port",
+    "ports",
+    "external_port",
+    "external_address",
+    "internal_address",
+    "family",
+    "server",
+    "lifetime",
+    "filter",
+)
+
+
+class Orders:
+    """The mappings of commands."""
+
+    def __init__(self, place, run_dir):
+        """place: keeper.Place."""
+        self._file = store.File(run_dir + "/mappings", 16384)
+        self._place = place.in_ram()
+        self._texts = {}  # name: {option: text or list of text}
+
+    def load(self, configured):
+        """Ports of what is in the file. configured: tuple of config.Mapping, which come first."""
+        found = []
+        for name, texts in self._read():
+            try:
+                mapping = config.read_mapping(name, texts)
+                config.check_together(tuple(configured) + self._mappings() + (mapping,))
+            except config.ConfigError as error:
+                log.warning("mapping '%s' by command is dropped: %s" % (name, error))
+                continue
+            self._texts[name] = texts
+            found.append(self._ports(mapping))
+        return found
+
+    def add(self, request, configured):
+        """Ports for the words of a command. Raises config.ConfigError and store.StoreError."""
+        texts = {word: request[word] for word in _WORDS if request.get(word)}
+        if not _is_sound(texts):
+            raise config.ConfigError("options are text, or lists of it")
+        name = "%s%s" % (texts.get("protocol"), texts.get("internal_port"))
+        mapping = config.read_mapping(name, texts)
+        config.check_together(tuple(configured) + self._mappings() + (mapping,))
+        self._texts[name] = texts
+        self._write()
+        return self._ports(mapping)
+
+    def remove(self, name):
+        """Forget one."""
+        del self._texts[name]
+        try:
+            self._write()
+        except store.StoreError as error:
+            log.warning(str(error))
+
+    def why_not_beside(self, configured):
+        """Why these mappings of a config cannot be beside those of commands, or None."""
+        try:
+            config.check_together(tuple(configured) + self._mappings())
+        except config.ConfigError as error:
+            return "%s ('cpe-agent unmap' ends those of commands)" % error
+        return None
+
+    def _mappings(self):
+        return tuple([config.read_mapping(name, self._texts[name]) for name in self._texts])
+
+    def _ports(self, mapping):
+        self._place.memory.live = ["mapping " + name for name in self._texts]
+        return Ports(mapping, self._place)
+
+    def _read(self):
+        """(name, texts) of the file; nothing if it is none of ours."""
+        try:
+            content = json.loads(self._file.read() or "{}")
+            return [(name, content[name]) for name in sorted(content) if _is_sound(content[name])]
+        except (ValueError, TypeError, RuntimeError):  # RuntimeError: nested too deep for CPython
+            return []
+
+    def _write(self):
+        self._file.write(json.dumps(self._texts))
+
+
+def _is_sound(texts):
+    """True for options as a user would write them."""
+    if not isinstance(texts, dict):
+        return False
+    for value in texts.values():
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, str):
+                return False
+    return True
