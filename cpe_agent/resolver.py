@@ -159,7 +159,7 @@ class Name:
 
     def _settle(self, now):
         """All lookups have ended: say what is wrong, and plan when to ask again."""
-        if self._again_at is not None or not self.lookups:
+        if self._again_at is not None:
             return
         failures = [lookup.failure for lookup in self.lookups if lookup.failure]
         answers = [lookup.answer for lookup in self.lookups if lookup.answer]

@@ -327,6 +327,51 @@ def test_failures_are_told_once_and_tried_again_later_and_later():
     assert one.addresses == (ONE,) and one.error is None
 
 
+def test_a_name_is_due_when_the_first_of_its_questions_is():
+    one = name(asked=(FIRST, SECOND))
+    six, four = one.lookups
+    assert one.get_timer() == NOW + 2000
+    answer(four, NOW + 500, (), flags=0x8182)
+    one.handle_timer(NOW + 1999)
+    assert six.query[0] == FIRST and one.get_timer() == NOW + 2000
+    one.handle_timer(NOW + 2000)
+    assert six.query[0] == SECOND and one.get_timer() == NOW + 2500
+    answer(four, NOW + 2100, ())
+    assert one.get_timer() == NOW + 4000
+
+
+def test_nothing_is_asked_before_it_is_time():
+    one = name()
+    tell(one, NOW, (ONE,))
+    assert one.conclude(NOW + 1000) is False
+    one.handle_timer(NOW + 299999)
+    assert one.get_timer() == NOW + 300000
+    one.handle_timer(NOW + 300000)
+    assert one.get_timer() == NOW + 302000
+
+
+def test_the_wait_after_a_failure_is_short_again_after_an_answer_or_news_from_the_network():
+    one, now = name(), NOW
+    for _ in range(4):
+        tell(one, now, flags=0x8182)
+        now = one.get_timer()
+        one.handle_timer(now)
+    tell(one, now, (ONE,))
+    now = one.get_timer()
+    one.handle_timer(now)
+    for wait in (5000, 10000):
+        tell(one, now, flags=0x8182)
+        assert one.get_timer() == now + wait
+        assert one.conclude(now) is False and one.get_timer() == now + wait
+        now += wait
+        one.handle_timer(now)
+    tell(one, now, flags=0x8182)
+    one.restart(now)
+    one.handle_timer(now)
+    tell(one, now, flags=0x8182)
+    assert one.get_timer() == now + 5000
+
+
 def test_the_wait_after_a_failure_is_spread_by_a_tenth():
     for value, wait in ((0, 4500), (255, 5500)):
         one = name(ends(value))
@@ -380,6 +425,9 @@ def test_addresses_that_can_be_no_server_s_are_left_out_and_too_many_are_cut():
     zero = wire.V4_PREFIX + bytes(4)
     tell(one, NOW, (bytes(16), multicast, ONE), (zero, V4))
     assert one.addresses == (ONE, V4)
+    nobody = name()
+    tell(nobody, NOW, (), (zero,))
+    assert nobody.addresses == () and "no usable address" in nobody.error
     many = tuple(ONE[:15] + bytes([number]) for number in range(20))
     other = name()
     tell(other, NOW, many)
@@ -434,6 +482,30 @@ def test_ipv6_comes_before_ipv4_and_ipv4_before_a_ula_that_is_no_match():
 
 def test_native_addresses_come_before_transition_addresses():
     assert ordered((SIX_TO_FOUR, GUA), six=OWN_GUA, gua=OWN_GUA) == (GUA, SIX_TO_FOUR)
+
+
+def test_kinds_of_addresses_come_by_the_precedence_of_rfc_6724():
+    kinds = (
+        GUA,
+        V4,
+        SIX_TO_FOUR,
+        bytes.fromhex("20010000000000000000000000000001"),  # Teredo
+        ULA,
+        bytes.fromhex("fec00000000000000000000000000001"),  # site-local
+        bytes.fromhex("3ffe0000000000000000000000000001"),  # 6bone
+        bytes.fromhex("000000000000000000000000c0000201"),  # IPv4-compatible
+    )
+    assert resolver.order(tuple(reversed(kinds[:6])) + kinds[6:], lambda one: one) == kinds
+
+
+def test_a_link_local_source_is_no_match_for_a_global_ipv4_address():
+    own = wire.V4_PREFIX + bytes([169, 254, 1, 1])
+    other = wire.V4_PREFIX + bytes([169, 254, 1, 2])
+    near = wire.V4_PREFIX + bytes([198, 51, 100, 1])
+    sources = {V4: own, near: OWN_V4, other: own}
+    assert resolver.order((V4, near), sources.get) == (near, V4)
+    assert resolver.order((V4, other), sources.get) == (other, V4)
+    assert resolver.order((near, other), sources.get) == (other, near)
 
 
 def test_addresses_without_a_way_come_last_in_their_order():
