@@ -136,10 +136,12 @@ class Server:
         )
         return shown, options
 
-    def update(self, now, key):
-        """A Mapping Update for a lease (RFC 6887 14.2)."""
+    def update(self, now, key, bare=False):
+        """A Mapping Update for a lease; bare: without PORT_SET, as RFC 6887 14.2 would have it."""
         lease = self.leases[key]
         data, options = self.shown(wire.MapData(lease.nonce, key[1], key[2], 0, b""), lease)
+        if bare:
+            options = b""
         seconds = max(1, (lease.expires - now) // 1000)
         return wire.map_response(wire.SUCCESS, seconds, self.epoch(now), data, options)
 

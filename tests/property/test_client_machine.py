@@ -2,87 +2,25 @@
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cpe_agent import portset
+from cpe_agent import address
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 from cpe_agent.pcp.client import Client
 from cpe_agent.portset import PortSet
+from tests.property.model import Server
 from tests.unit.core.bench import NONCE, OTHER_NONCE, SERVER, SOURCE, START, Dice
 
 MOST_PER_HOUR = 300  # datagrams, beside those that a person or a lwAFTR asked for
 WISH = m.wish(0, 1, 65535, 3600)
 
 
-class Server:
-    """RFC 7753 4.2 for one client, as short as it can be; it can be silent, unkind or forgetful."""
+KEY = (SOURCE, 0, 1)  # of the one lease
 
-    def __init__(self, now):
-        self.zero = now  # when its epoch began
-        self.lease = None  # (PortSet, expires in ms)
-        self.granted = set()  # every set it has ever granted
-        self.next_first = 4096
-        self.size = 64
-        self.lifetime = 3600
-        self.silent = False
-        self.refusal = None  # (code, lifetime)
-        self.taken = set()  # first ports that a neighbour has by now
 
-    def epoch(self, now):
-        return (now - self.zero) // 1000
-
-    def answer(self, now, octets):
-        request = wire.parse_request(octets)
-        assert request.map.nonce == NONCE and request.client_ip == SOURCE
-        if self.silent:
-            return None
-        if self.refusal:
-            code, lifetime = self.refusal
-            return wire.map_response(code, lifetime, self.epoch(now), request.map, b"")
-        if self.lease and self.lease[1] <= now:
-            self.lease = None
-        if request.lifetime == 0:
-            self.lease = None
-            data = wire.MapData(*request.map[:3], 0, wire.ANY_V4)
-            return wire.map_response(0, 0, self.epoch(now), data, b"")
-        if self.lease is None:
-            self.lease = (self.choose(request), 0)
-        self.lease = (self.lease[0], now + self.lifetime * 1000)
-        return self.update(now)
-
-    def choose(self, request):
-        option = wire.find_option(request.options, wire.OPT_PORT_SET)
-        size = min(self.size, wire.parse_port_set(option).size if option else 1)
-        first = request.map.external_port
-        if not first or first in self.taken:
-            first = self.next_first
-            self.next_first += 256
-            if self.next_first > 60000:
-                self.next_first = 1024
-        return PortSet("192.0.2.3", first, size)
-
-    def update(self, now, bare=False):
-        """The lease as a SUCCESS; bare: without PORT_SET, as RFC 6887 14.2 would have updates."""
-        ports = self.lease[0]
-        self.granted.add(ports)
-        if bare:  # to a client that holds nothing, this is a grant of its first port
-            self.granted.add(PortSet(ports.address, ports.first, 1))
-        options = b""
-        if ports.size > 1 and not bare:
-            options = wire.port_set_option(ports.size, ports.first)
-        data = wire.MapData(
-            NONCE, 0, 1, ports.first, wire.V4_PREFIX + portset.octets(ports.address)
-        )
-        seconds = max(1, (self.lease[1] - now) // 1000)
-        return wire.map_response(0, seconds, self.epoch(now), data, options)
-
-    def forget(self, now):
-        self.zero = now
-        self.lease = None
-
-    def announcement(self, now):
-        return wire.response(wire.OP_ANNOUNCE, 0, 0, self.epoch(now))
+def ports_of(lease):
+    return PortSet(address.text(lease.address), lease.first, lease.size)
 
 
 class Line(RuleBasedStateMachine):
@@ -92,7 +30,9 @@ class Line(RuleBasedStateMachine):
     def begin(self, seed):
         self.now = START
         self.dice = Dice(seed)
-        self.server = Server(START - 10**7)
+        self.server = Server(START - 10**7, SOURCE, 64)
+        self.silent = False
+        self.granted = set()  # every set that the server has ever granted
         self.client = Client(SERVER, SOURCE, Dice(seed + 1))
         self.mapping = m.Mapping(WISH, NONCE)
         self.client.add(self.mapping)
@@ -132,13 +72,24 @@ class Line(RuleBasedStateMachine):
 
     def deliver(self, to_server, octets):
         if to_server:
-            reply = self.server.answer(self.now, octets)
-            if reply:
-                self.send(False, reply)
+            if not self.silent:
+                self.send(False, self.server.answer(self.now, octets))
+                self.note_granted()
             return
         self.exchange = []
         self.client.receive(self.now, octets, SERVER, wire.SERVER_PORT)
         self.collect(self.mapping.state == m.HELD)
+
+    def lease(self):
+        """What the server has for the client, or None."""
+        return self.server.leases.get(KEY)
+
+    def note_granted(self, bare=False):
+        if self.lease():
+            ports = ports_of(self.lease())
+            self.granted.add(ports)
+            if bare:  # to a client that holds nothing, this is a grant of its first port
+                self.granted.add(PortSet(ports.address, ports.first, 1))
 
     def collect(self, held):
         for event in self.client.events():
@@ -214,7 +165,7 @@ class Line(RuleBasedStateMachine):
 
     @rule(silent=st.booleans())
     def server_is_silent(self, silent):
-        self.server.silent = silent
+        self.silent = silent
 
     @rule(
         code=st.sampled_from((2, 3, 7, 8, 10, 200)),
@@ -233,9 +184,10 @@ class Line(RuleBasedStateMachine):
 
     @rule(announces=st.booleans(), neighbour=st.booleans())
     def server_loses_everything(self, announces, neighbour):
-        if neighbour and self.server.lease:
-            self.server.taken.add(self.server.lease[0].first)
+        lease = self.lease()
         self.server.forget(self.now)
+        if neighbour and lease:
+            self.server.neighbour_takes(lease.first, lease.size)
         if announces:
             for _ in range(3):
                 self.send(False, self.server.announcement(self.now))
@@ -246,18 +198,16 @@ class Line(RuleBasedStateMachine):
         self.server.zero = self.now
         self.prompts.append(self.now)
 
-    @precondition(lambda self: self.server.lease)
     @rule(bare=st.booleans(), moved=st.booleans())
     def server_sends_an_update(self, bare, moved):
-        ports, expires = self.server.lease
-        if expires <= self.now:
+        self.server.expire(self.now)
+        if not self.lease():
             return
         if moved:
-            ports = PortSet(ports.address, self.server.next_first, ports.size)
-            self.server.next_first += 256
-            self.server.lease = (ports, expires)
+            self.server.move(KEY)
+        self.note_granted(bare)
         for _ in range(3):
-            self.send(False, self.server.update(self.now, bare))
+            self.send(False, self.server.update(self.now, KEY, bare))
         self.prompts.append(self.now)
 
     @rule(first=st.sampled_from((5000, 37056)), result=st.sampled_from((0, 2, 8)))
@@ -306,7 +256,7 @@ class Line(RuleBasedStateMachine):
     @invariant()
     def what_is_held_was_granted(self):
         if self.mapping.grant:
-            assert self.mapping.grant.port_set in self.server.granted
+            assert self.mapping.grant.port_set in self.granted
             assert self.mapping.grant.expires > self.now
         assert self.holding == (self.mapping.grant is not None)
 
@@ -329,14 +279,14 @@ class Line(RuleBasedStateMachine):
             return
         self.loss = self.doubled = 0
         self.delay = 20
-        self.server.silent, self.server.refusal = False, None
+        self.silent, self.server.refusal = False, None
         self.time_passes(7300)
         assert self.mapping.state == m.HELD
         for _ in range(20):
             self.time_passes(600)
             assert self.mapping.state == m.HELD
-            assert self.server.lease[1] > self.now
-            assert self.mapping.grant.port_set == self.server.lease[0]
+            assert self.lease().expires > self.now
+            assert self.mapping.grant.port_set == ports_of(self.lease())
 
 
 TestLine = Line.TestCase
