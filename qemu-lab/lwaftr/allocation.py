@@ -265,13 +265,16 @@ class StatefulPool:
         return None
 
     def _anywhere(self, wish):
-        for address in (wish.home, wish.address):
-            found = self._on(self._index.get(address), wish)
-            if found is not None and (address == wish.home or found[2] == wish.size):
-                return found
-        if wish.low > self._range[0] or wish.high < self._range[1]:
+        found = self._on(self._index.get(wish.home), wish)
+        limited = wish.low > self._range[0] or wish.high < self._range[1]
+        if found is not None or (limited and wish.home is not None):
             # Its own address counts for more than the range (RFC 7753 6.1).
-            return None if wish.home is not None else self._constrained(wish)
+            return found
+        found = self._on(self._index.get(wish.address), wish)
+        if found is not None and found[2] == wish.size:
+            return found
+        if limited:
+            return self._constrained(wish)
         index = self._random_index(wish.size)
         if index is None:
             index = self._longest.first(min(wish.size, self._longest.best()))

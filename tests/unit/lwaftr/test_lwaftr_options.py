@@ -297,7 +297,11 @@ def test_a_held_port_comes_back_by_its_number_alone():
 def test_one_address_counts_for_more_than_equal_ports():
     server = make_server({"addresses": ["192.0.2.3", "192.0.2.4"]})
     ask(server, internal=2000, size=1, port=5000)
-    assert granted(only(ask(server, internal=5000, size=1)))[0] == "192.0.2.3"
+    for number, wish in enumerate((None, "192.0.2.4")):
+        client = client_address(number + 20)
+        ask(server, client=client, internal=2000, size=1, address="192.0.2.3", port=6000 + number)
+        answer = only(ask(server, client=client, internal=5000, size=1, address=wish))
+        assert granted(answer)[0] == "192.0.2.3"
 
 
 def test_a_suggestion_counts_for_more_than_equal_ports():
