@@ -11,6 +11,8 @@ _NO_SIGNAL = 0x4000  # MSG_NOSIGNAL: MicroPython would die of a client that hang
 _PATIENCE = 0.3  # s; a client that dawdles must not hold up the line
 _STEP = 0.1  # s; between tries to get into the queue
 _STEPS = 50
+_EPIPE = 32
+_TRIES = 5
 
 
 class NotRunning(Exception):
@@ -58,24 +60,43 @@ class Server:
 
 def ask(path, command, arguments=None):
     """The agent's answer to a command as a dict. arguments: dict. Raises NotRunning."""
-    sock = net.unix_socket()
+    request = dict(arguments or {})
+    request["command"] = command
+    data = json.dumps(request).encode() + b"\n"
     try:
-        _connect(sock, net.unix_address(path))
-        sock.settimeout(10)
-        request = dict(arguments or {})
-        request["command"] = command
-        sock.send(json.dumps(request).encode() + b"\n", _NO_SIGNAL)
-        parts = []
-        while True:
-            data = sock.recv(65536)
-            if not data:
-                break
-            parts.append(data)
-        return json.loads(b"".join(parts).decode())
+        sock = _say(net.unix_address(path), data)
+        try:
+            sock.settimeout(10)
+            return json.loads(_read_all(sock).decode())
+        finally:
+            sock.close()
     except (OSError, ValueError) as error:
         raise NotRunning("no agent answers at %s (%s)" % (path, error)) from None
-    finally:
-        sock.close()
+
+
+def _say(address, data):
+    """A connection on which the request has been sent. Raises OSError."""
+    for _ in range(_TRIES):
+        sock = net.unix_socket()
+        try:
+            _connect(sock, address)
+            sock.send(data, _NO_SIGNAL)
+            return sock
+        except OSError as error:
+            sock.close()
+            if error.args[0] != _EPIPE:
+                raise
+            # We dawdled: on a busy machine, the agent has given up on us before it read a word.
+    raise OSError("it does not wait for us")
+
+
+def _read_all(sock):
+    parts = []
+    while True:
+        data = sock.recv(65536)
+        if not data:
+            return b"".join(parts)
+        parts.append(data)
 
 
 def _connect(sock, address):

@@ -39,7 +39,9 @@ class Keeper:
         self.choice = place.choice(options, self.family())
         self._place = place
         self._identity = None  # 16 octets that name the server, whichever of its addresses is asked
+        self._source = None  # 16 octets: where the lease was asked from, while there is one
         self._leaving = False  # an earlier mapping of ours is being given back
+        self._moving = None  # session.Farewell that has to end before anything is asked
 
     # What those that build on it may change
 
@@ -58,6 +60,9 @@ class Keeper:
     def on_change(self, now):
         """The grant came, changed, or went; the path's MTU changed."""
 
+    def on_move(self, now):
+        """The mapping is about to be given back, to be asked for from another address."""
+
     def on_lost(self, reason):
         """The grant went; on_change follows."""
         self.error("the mapping is lost: %s; asking for it again" % reason)
@@ -69,9 +74,11 @@ class Keeper:
         self.released = False
         self.confirmed = None
         self.choice.refresh(now)
-        served_by = lease.server(self._lease())
-        if served_by:
-            self.choice.stay_with(now, served_by)
+        self.choice.report().switch(now)
+        parties = lease.parties(self._lease())
+        if parties:
+            self._source, server = parties
+            self.choice.stay_with(now, server)
         self.find_path(now)
 
     def timer(self):
@@ -140,7 +147,7 @@ class Keeper:
             self.session = self.mapping = self.path = None
         else:
             self.forget_path()
-        lease.remove(self._lease())
+        self._end_lease()
         return True
 
     def _on_dismissed(self, _now, confirmed):
@@ -159,16 +166,17 @@ class Keeper:
         self.session = self.mapping = self.path = None
 
     def let_go(self, now):
-        """Give the mapping back in passing, to ask for another one."""
+        """Give the mapping back in passing, to ask for another one. Returns session.Farewell."""
         left, mapping = self.session, self.mapping
         self.session = self.mapping = self.path = None
         self._leaving = True
-        lease.remove(self._lease())
-        session.say_farewell(now, left, mapping, self._on_gone, quickly=True)
+        self._end_lease()
+        return session.say_farewell(now, left, mapping, self._on_gone, quickly=True)
 
     def _on_gone(self, now, _confirmed):
         """What was in the way of another mapping on the same server is so no more."""
         self._leaving = False
+        self._moving = None
         self.look_soon(now)
 
     # The way to the server
@@ -202,6 +210,9 @@ class Keeper:
 
     def find_path(self, now):
         """Ask on from where the kernel sends now."""
+        if self._moving:
+            self._moving.look(now)
+            return
         self.choice.refresh(now)
         path = None
         while path is None:
@@ -212,12 +223,46 @@ class Keeper:
                     self._on_no_way(now)
                     return
         self.errors.pop("path", None)
+        path = self._with_held_source(now, path)
+        if path is None:
+            self._move(now)
+            return
         before = self.path
         if before is None or not self.session.fits(self.server(), path):
             self._restart(now, path)
         elif path != before:  # its MTU
             self.path = path
             self.on_change(now)
+
+    def _with_held_source(self, now, path):
+        """The path from where the lease was asked for, as long as that address is good for it; None
+        when it is not, but can still be used to say so.
+
+        To the server, another address is another client (RFC 7596 5.1); so the kernel's liking for
+        a newer one does not count while there is a lease.
+        """
+        held = self._source
+        if held in (None, path.source) or self.options.source:
+            return path
+        try:
+            state = netlink.address_state(held, path.index)
+        except OSError:
+            return path
+        if state == netlink.GONE:
+            return path
+        if state == netlink.DEPRECATED and self.mapping and self.mapping.grant:
+            return None
+        if state == netlink.DEPRECATED:  # first adopt the lease, then move
+            self.look_soon(now)
+        return netlink.Path(path.device, path.index, path.mtu, held)
+
+    def _move(self, now):
+        """The prefix changes. The old mapping goes first: while the server has it, nobody else may
+        get its set, not even we from another address. What cannot be said in some seconds is left
+        to the lease's end."""
+        self.info("the address %s is deprecated; moving" % address.text(self.path.source))
+        self.on_move(now)
+        self._moving = self.let_go(now)
 
     def _on_no_way(self, now):
         """Wait until there is one; where there are other servers, pcp.servers says when."""
@@ -245,6 +290,7 @@ class Keeper:
         self._save_state()  # a nonce that is not on flash could lock us out after a power cut
         held = lease.load(self._lease(), self._lease_key(), now)
         self.mapping.start(now, held)
+        self._source = path.source if held else None
         if held:
             self.info("adopting the running lease: " + portset.text(held.port_set))
             self.since = held.granted
@@ -301,7 +347,7 @@ class Keeper:
             self._save_lease()
         elif kind == m.LOST:
             self.on_lost(detail)
-            lease.remove(self._lease())
+            self._end_lease()
             self.on_change(now)
             self._after_loss(now)
         elif kind == m.GAVE_UP:
@@ -383,7 +429,7 @@ class Keeper:
                 "kept to take it up again until then" % self._place.memory.path
             )
         self.confirmed = confirmed
-        lease.remove(self._lease())
+        self._end_lease()
         self.since = None
         for kind in ("server", "path", "better"):
             self.errors.pop(kind, None)
@@ -414,7 +460,12 @@ class Keeper:
         except store.StoreError as error:
             self.complain("store", str(error))
 
+    def _end_lease(self):
+        self._source = None
+        lease.remove(self._lease())
+
     def _save_lease(self):
+        self._source = self.path.source
         try:
             lease.save(self._lease(), self._lease_key(), self.mapping.grant)
         except OSError as error:

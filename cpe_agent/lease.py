@@ -46,15 +46,15 @@ def load(path, wanted, now):
     return Grant(PortSet(where, first, size), first_internal, lifetime, granted, expires)
 
 
-def server(path):
-    """16 octets that name the server of a lease, or None."""
+def parties(path):
+    """(source, server) of a lease, each 16 octets, or None."""
     try:
         with open(path) as file:
             addresses = json.loads(file.read())[0].split(" ")[0]
         octets = binascii.unhexlify(addresses)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
         return None
-    return octets[16:32] if len(octets) in (32, 48) else None
+    return (octets[:16], octets[16:32]) if len(octets) in (32, 48) else None
 
 
 def remove(path):

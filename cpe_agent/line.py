@@ -142,6 +142,10 @@ class Line(Keeper):
 
     # The network
 
+    def on_move(self, now):
+        """Nobody else may get the set while we still send from it."""
+        self._apply_set(now, None)
+
     def on_lost(self, reason):
         """IPv4 is down."""
         log.error("the port set is lost: %s; IPv4 is down until it is granted again" % reason)
@@ -154,7 +158,12 @@ class Line(Keeper):
 
     def _on_new_set(self, now, kind, old):
         super()._on_new_set(now, kind, old)
-        if self.mapping.grant.port_set.size == 1:
+        grant = self.mapping.grant
+        if grant.first_internal != grant.port_set.first:  # the lwAFTR translates no ports
+            log.info(
+                "the ports are used as they are outside, not from %d on" % grant.first_internal
+            )
+        if grant.port_set.size == 1:
             log.warning("the server gave one port only; few connections will fit")
 
     def on_devices_changed(self, now, devices):
@@ -178,7 +187,9 @@ class Line(Keeper):
         if self.mapping is None and not self.released:
             return  # between two paths: what is there stays until the next one is known
         grant = self.mapping.grant if self.mapping else None
-        port_set = grant.port_set if grant and not self.released else None
+        self._apply_set(now, grant.port_set if grant and not self.released else None)
+
+    def _apply_set(self, now, port_set):
         try:
             if self.backend.apply(plan.build(self.options, self.path, port_set)):
                 self.reconfigurations += 1

@@ -28,6 +28,9 @@ _RTM_GETLINK = 18
 _RTM_NEWROUTE = 24
 _RTM_DELROUTE = 25
 _RTM_GETROUTE = 26
+_RTM_GETADDR = 22
+_IFA_ADDRESS = 1
+_IFA_DEPRECATED = 0x20
 _RTA_DST = 1
 _RTA_OIF = 4
 _RTA_PREFSRC = 7
@@ -43,6 +46,10 @@ _AF_INET6 = 10
 
 # device: name. index: interface index. mtu: octets. source: 16 octets.
 Path = namedtuple("Path", ("device", "index", "mtu", "source"))
+
+
+# Of an address: new connections may use it, only old ones may, nobody may.
+USABLE, DEPRECATED, GONE = "usable", "deprecated", "gone"
 
 
 class NetlinkError(OSError):
@@ -124,6 +131,19 @@ def path_to(address, interface=0):
     name = bytes(link[_IFLA_IFNAME]).rstrip(b"\0").decode()
     mtu = struct.unpack(net.NATIVE + "I", link[_IFLA_MTU])[0]
     return Path(name, index, mtu, wire.V4_PREFIX + source if v4 else source)
+
+
+def address_state(address, interface):
+    """USABLE, DEPRECATED or GONE: what an IPv6 address (16 octets) is on an interface. IPv4
+    addresses are usable. Raises NetlinkError."""
+    if wire.is_v4(address):
+        return USABLE
+    message = struct.pack(net.NATIVE + "BBBBi", _AF_INET6, 0, 0, 0, 0)
+    for answer in ask(_ROUTE, _RTM_GETADDR, _DUMP, message):
+        _, _, flags, _, index = struct.unpack_from(net.NATIVE + "BBBBi", answer)
+        if index == interface and attributes(answer, 8).get(_IFA_ADDRESS) == address:
+            return DEPRECATED if flags & _IFA_DEPRECATED else USABLE
+    return GONE
 
 
 def changes_socket():

@@ -6,7 +6,7 @@ arbitrates the internal ports however many want some (RFC 7753 6.3).
 
 import os
 
-from cpe_agent import advice, clock, log, net
+from cpe_agent import advice, clock, log, net, netlink
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp.client import Client
 
@@ -133,7 +133,19 @@ class Farewell:
             self.end(now, event.detail)
 
     def on_send_error(self, now, error):
-        """Nothing can be done about it: the mapping ends by itself."""
+        """Nothing can be done about it: the mapping ends by itself. Who waits, waits no longer."""
+        if self.end_at is not None:
+            self.end(now, False)
+
+    def look(self, now):
+        """The network has changed: an address that is gone cannot say farewell."""
+        path = self._session.path
+        try:
+            state = netlink.address_state(path.source, path.index)
+        except OSError:
+            return
+        if state == netlink.GONE:
+            self.end(now, False)
 
     def end(self, now, confirmed):
         """Stop asking."""
@@ -143,11 +155,11 @@ class Farewell:
 
 
 def say_farewell(now, session, mapping, then, quickly=False):
-    """Give a mapping back; then(now, confirmed) is called at the end.
+    """Give a mapping back; then(now, confirmed) is called at the end. Returns the Farewell.
 
     quickly: something waits for that end, so it does not take as long as a release may.
     """
-    Farewell(now, session, mapping, then, _FAREWELL if quickly else None)
+    return Farewell(now, session, mapping, then, _FAREWELL if quickly else None)
 
 
 class Sessions:
