@@ -27,9 +27,9 @@ def test_each_instance_of_option_86_is_one_server_with_its_addresses():
 def test_hex_digits_say_the_same_as_octets():
     text = "20010DB8000000000000000000000001fe800000000000000000000000000001\n"
     found, reasons = discovery.dhcpv6_servers([text])
-    assert found[0].addresses == (ONE, LINK_LOCAL) and reasons == []
+    assert found == [servers.Server((ONE, LINK_LOCAL), "dhcpv6", 0)] and reasons == []
     found, reasons = discovery.dhcpv4_servers("04c0000201")
-    assert found[0].addresses == (MAPPED,) and reasons == []
+    assert found == [servers.Server((MAPPED,), "dhcpv4", 0)] and reasons == []
 
 
 def test_an_instance_of_wrong_length_is_left_out_with_a_reason_and_the_others_count():
@@ -43,7 +43,7 @@ def test_what_is_no_hex_is_left_out_with_a_reason():
     for text in ("xyz", "2", "20010db8 0000", "\u0661" * 32, "0x" + "00" * 15):
         found, reasons = discovery.dhcpv6_servers([text, ONE])
         assert len(found) == 1 and len(reasons) == 1, text
-        assert "hex" in reasons[0]
+        assert "not in hex" in reasons[0]
         found, reasons = discovery.dhcpv4_servers(text)
         assert found == [] and len(reasons) == 1 and "158" in reasons[0], text
 
@@ -97,6 +97,9 @@ def test_a_flood_of_servers_is_cut_with_a_reason():
     found, reasons = discovery.dhcpv6_servers(instances)
     assert [server.addresses for server in found] == [(one,) for one in instances[:8]]
     assert len(reasons) == 1 and "8" in reasons[0]
+    assert discovery.dhcpv6_servers(instances[:8])[1] == []
+    assert discovery.dhcpv6_servers([b"".join(instances[:8])])[1] == []
+    assert discovery.dhcpv4_servers(bytes([4, 192, 0, 2, 1]) * 8)[1] == []
     found, reasons = discovery.dhcpv6_servers([b"".join(instances)])
     assert [server.addresses for server in found] == [tuple(instances[:8])]
     assert len(reasons) == 1

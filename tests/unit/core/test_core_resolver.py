@@ -115,6 +115,7 @@ def test_no_such_name_is_an_answer_and_other_errors_are_failures():
     assert outcome(reply(QUERY)) == dns.Answer((), 0)
     fails(reply(QUERY, flags=0x8182), "SERVFAIL")
     fails(reply(QUERY, flags=0x8185), "REFUSED")
+    fails(reply(QUERY, flags=0x8181), "FORMERR")
     fails(reply(QUERY, flags=0x8189), "error 9")
     fails(reply(QUERY, [record(b"\xc0\x0c", AAAA, ONE)], flags=0x8380), "fit")
 
@@ -153,6 +154,26 @@ def aliases(count):
     return [record(labels(names[-1]), AAAA, ONE)] + records[::-1]
 
 
+def test_names_of_256_octets_fail():
+    longer = labels(".".join(["a" * 63] * 3 + ["a" * 62]))
+    fails(reply(QUERY, [record(longer, AAAA, TWO)]), "cannot be")
+
+
+def test_pointers_reach_far_into_the_datagram():
+    far = [record(labels("n%d.example.net" % number), A, b"abcd") for number in range(30)]
+    where = len(reply(QUERY, far))
+    assert where > 512
+    records = far + [record(labels(NAME), AAAA, ONE)]
+    records.append(record(struct.pack(">H", 0xC000 | where), AAAA, TWO))
+    assert outcome(reply(QUERY, records)).addresses == (ONE, TWO)
+
+
+def test_an_alias_that_is_short_lived_shortens_the_answer():
+    alias = record(b"\xc0\x0c", CNAME, labels("lw.example.net"), 60)
+    target = record(labels("lw.example.net"), AAAA, ONE, 300)
+    assert outcome(reply(QUERY, [alias, target])) == dns.Answer((ONE,), 60)
+
+
 def test_aliases_are_followed_in_any_order_but_not_for_ever():
     assert outcome(reply(QUERY, aliases(8))).addresses == (ONE,)
     fails(reply(QUERY, aliases(9)), "aliases")
@@ -172,7 +193,8 @@ def test_host_names_are_told_from_addresses_and_from_nonsense():
         assert not dns.is_name(name), name
     for name in ("a" * 64, ".".join(["a" * 63] * 4), "b\u00fccher.example", "a/b", "a\n"):
         assert not dns.is_name(name), name
-    assert dns.is_name("a" * 63) and dns.is_name(".".join(["a" * 62] * 4))
+    longest = ".".join(["a" * 63] * 3 + ["a" * 61])
+    assert len(longest) == 253 and dns.is_name(longest) and not dns.is_name(longest + "a")
 
 
 def test_name_servers_are_read_from_resolv_conf():
