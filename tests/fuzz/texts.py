@@ -9,13 +9,16 @@ import json
 import pathlib
 import tempfile
 
-from cpe_agent import config, control, lease, store, uci
-from cpe_agent.pcp.mapping import Grant
+from cpe_agent import config, control, lease, orders, store, uci
+from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp import wire
+from cpe_agent.pcp.client import Client
+from tests.unit.core.bench import NONCE, SERVER, SOURCE, Dice
 
 KEY = "server source mapping"
 NOW = 10000  # ms
 VERSIONS = (1, 2)  # of the state file
-_PLACE = tempfile.TemporaryDirectory(prefix="cpe-agent-fuzz-")
+_DIRECTORY = tempfile.TemporaryDirectory(prefix="cpe-agent-fuzz-")
 
 
 def _quoted(text):
@@ -47,8 +50,27 @@ def _config(text):
         return
     assert all(isinstance(warning, str) for warning in parsed.warnings)
     if parsed.softwire:
-        assert 120 <= parsed.softwire.lifetime <= 86400
-        assert 1 <= parsed.softwire.ports <= 65535
+        _check_wish(config.softwire_wish(parsed.softwire))
+    for one in parsed.mappings:
+        _check_wish(config.mapping_wish(one))
+
+
+def _check_wish(wish, suggestion=None):
+    """What a config is taken for can be asked for."""
+    assert 120 <= wish.lifetime <= 86400 and 1 <= wish.size <= 65535
+    client = Client(SERVER, SOURCE, Dice())
+    client.add(m.Mapping(wish, NONCE, suggestion))
+    client.mappings[0].start(NOW)
+    client.handle_timer(NOW)
+    (octets,) = client.datagrams()
+    request = wire.parse_request(octets)
+    assert request.lifetime == wish.lifetime and request.map.nonce == NONCE
+    assert request.map.internal_port + wish.size <= 65536
+
+
+def _mapping(text):
+    """A mapping that is right, and then what the input says."""
+    _config("config mapping web\noption internal_port 80\n" + text)
 
 
 def _options(text):
@@ -77,14 +99,14 @@ def _state_with_checksum(text):
 
 
 def _lease(text):
-    path = pathlib.Path(_PLACE.name) / "lease"
+    path = pathlib.Path(_DIRECTORY.name) / "lease"
     path.write_bytes(text.encode())
     grant = lease.load(str(path), KEY, NOW)
     if grant is not None:
         assert grant.granted <= NOW < grant.expires
         _check_ports(grant.port_set)
         lease.save(str(path), KEY, grant)
-        assert lease.load(str(path), KEY, NOW) == Grant(*grant)
+        assert lease.load(str(path), KEY, NOW) == grant
 
 
 def _check_ports(port_set):
@@ -104,6 +126,31 @@ def _command(text):
     json.dumps(reply)
 
 
+class _Place:
+    """As much of a keeper's place as there must be before anything is asked."""
+
+    def __init__(self):
+        self.memory = self
+
+    def in_ram(self):
+        return self
+
+    def choice(self, options, family):
+        assert family in (4, 6)
+
+
+def _orders(text):
+    """The file of the mappings that commands have asked for."""
+    (pathlib.Path(_DIRECTORY.name) / "mappings").write_bytes(text.encode())
+    for ports in orders.Orders(_Place(), _DIRECTORY.name).load(()):
+        _check_wish(ports.wish(), ports.suggestion())
+
+
+def _orders_of_ours(text):
+    """One mapping that is right, and then what the input says."""
+    _orders('{"web": {"protocol": "tcp", "internal_port": "80", %s}}' % text)
+
+
 _CASES = (
     _uci,
     _config,
@@ -113,6 +160,9 @@ _CASES = (
     _lease,
     _lease_of_ours,
     _command,
+    _mapping,
+    _orders,
+    _orders_of_ours,
 )
 
 
