@@ -236,6 +236,8 @@ class Selection:
 
     def _better(self):
         """Targets of servers that rank before the current one."""
+        if self.current is None:
+            return []
         rank = self._servers.index(self.current.server)
         return [one for one in self._targets if self._servers.index(one.server) < rank]
 

@@ -583,6 +583,14 @@ def test_a_better_one_that_falls_silent_again_is_none_any_more():
     assert chosen.probe_answered(now, at(3)) is True
 
 
+def test_an_answer_to_a_probe_that_comes_when_nobody_is_asked_any_more_changes_nothing():
+    chosen = serving_second()
+    now = wait(chosen)[0]
+    exhaust(chosen, now)
+    assert chosen.probe_answered(now, at(1)) is False
+    assert chosen.current is None and chosen.better is None
+
+
 def test_only_answers_to_a_probe_tell_of_a_better_server():
     chosen = serving_second()
     assert chosen.probe_answered(NOW, at(1)) is False
