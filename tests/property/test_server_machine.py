@@ -224,17 +224,13 @@ class Server(RuleBasedStateMachine):
         except LookupError:
             return
         assert len(out) == len(mine)
-        after = {
-            (mapping.nonce, mapping.protocol, mapping.low): mapping
-            for mapping in self.server.mappings()
-            if mapping.client == client and not mapping.static
-        }
+        after = [m for m in self.server.mappings() if m.client == client and not m.static]
         for lease in mine:
             self.ends(lease, self.now)
         moved = [wire.parse_response(one.data) for one in out]
         assert sum(answer.result == wire.SUCCESS for answer in moved) == len(after)
         assert len(after) == sum(not lease.exact for lease in mine)
-        for mapping in after.values():
+        for mapping in after:
             place = mapping.block.address, mapping.external, mapping.size
             lease = Lease(
                 client, mapping.nonce, mapping.protocol, mapping.internal, place, mapping.due_ms

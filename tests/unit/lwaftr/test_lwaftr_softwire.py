@@ -7,6 +7,7 @@ import pytest
 from lwaftr import packets
 from lwaftr.bindings import Binding, BindingTable
 from lwaftr.config import DataPlaneConfig
+from lwaftr.peerfilter import Filter
 from lwaftr.softwire import Drop, Icmp6, Softwire, ToInternet, ToSoftwire
 from lwaftr_helpers import client_address
 
@@ -246,6 +247,21 @@ def test_icmp_errors_and_fragments_are_hairpinned():
     for piece in fragments(2048, 3072, SHARED, SHARED):
         (action,) = plane.from_softwire(NOW, ALICE, piece)
         assert action.client == BOB
+
+
+def test_filters_hold_for_hairpinned_packets_and_fragments():
+    plane = make_plane()
+    (bob,) = plane.bindings.of_client(BOB)
+    bob.filters = (Filter(SHARED, 32, 2048),)
+    good, bad = udp(2048, 3100, dst=SHARED), udp(2049, 3100, dst=SHARED)
+    assert plane.from_softwire(NOW, ALICE, good)[0].client == BOB
+    assert plane.from_softwire(NOW, ALICE, bad) == [Drop("inbound_filtered")]
+    # A later fragment has no port: its address has to do.
+    for source, passes in ((SHARED, True), (PEER, False)):
+        first = udp(2048, 3100, src=source, dst=SHARED, fragment=0x2000, ident=7)
+        rest = packets.ipv4(source, SHARED, packets.UDP, bytes(8), fragment=2, ident=7)
+        plane.from_internet(NOW, first)
+        assert (plane.from_internet(NOW, rest) == toward(BOB, rest)) is passes
 
 
 def test_hairpin_errors():
