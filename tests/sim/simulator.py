@@ -1,389 +1,240 @@
-"""Clients, a bad network and a lwAFTR in virtual time: weeks in a fraction of a second.
+"""Clients, a bad network and a lwAFTR in virtual time: a month in a tenth of a second.
 
 Deterministic: one seed, one run, octet for octet. The real client core and the real lab server run
 in it; what is played is the network between them, the power of both sides, the flash of the routers
-and their users' traffic. After every event the invariants are checked (see check()); a scenario
-ends with quiet hours in which everything must be well again.
+and their users' traffic. After every event the invariants of those whom it touched are checked; a
+scenario ends with quiet hours in which everything must be well again.
 """
 
 import hashlib
-import heapq
 import random
 
 from lwaftr.config import from_dict
-from lwaftr.server import PcpServer
 
-from cpe_agent import store
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 from cpe_agent.pcp.client import Client
+from tests.sim import faults
+from tests.sim.invariants import CONVERGENCE, Judge
+from tests.sim.network import DAY, HOUR, MINUTE, Timeline, Weather
+from tests.sim.operator_side import Operator
+from tests.sim.router import SERVER, Router
 
-SECOND = 1000
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-
-SERVER = bytes.fromhex("20010db8ffff00000000000000000001")
+ALL_NODES = bytes.fromhex("ff02" + "00" * 13 + "01")
 POOL = ("192.0.2.1", "192.0.2.2")
-# The longest that a router may be without its set once all is well: a retransmission at its longest
-# (1126 s), or a refusal's waiting time (3600 s at most), then one exchange.
-CONVERGENCE = 2 * HOUR
+FIRST_PORT = 8192  # of a small pool: past 5351, which is never assigned
+# Long leases are common, so that a month of them is a few hundred datagrams and not a hundred
+# thousand; short_leases sees to it that every other scenario has hours of short ones.
+LIFETIMES = (86400,) * 10 + (43200,) * 5 + (7200,) * 4 + (3600,)
+SHORT_LIFETIMES = (120, 600)  # one scenario in a hundred has a router with these for a month
+LIFETIME_MAX = (86400,) * 7 + (43200,) * 2 + (3600,)
 
 
-class Violation(AssertionError):
-    """An invariant did not hold; the text says which, when and with which seed."""
+class Recorder:
+    """What happened, as text, for comparison and for reading; and the datagrams, for captures."""
 
+    def __init__(self):
+        self.digest = hashlib.sha256()
+        self.datagrams = []  # (ms, source, source port, destination, destination port, octets)
+        self.lines = []
 
-class Router:
-    """A router: the client core in RAM, the state file on flash, and what its NAT uses."""
-
-    def __init__(self, sim, number, client_class=Client, mapping_class=m.Mapping):
-        self.sim = sim
-        self.number = number
-        self.address = bytes.fromhex("20010db8c0de") + number.to_bytes(10, "big")
-        self.wish = m.wish(wire.PROTO_ALL, 1, sim.ports, sim.lifetime)
-        self.client_class = client_class
-        self.mapping_class = mapping_class
-        self.flash = None  # text of the state file
-        self.client = None
-        self.mapping = None
-        self.nat = None  # PortSet that traffic leaves from
-        self.heard = None  # ms; last answer that was taken in
-        self.sent = []  # ms of requests, for the flood check
-        self.down_since = 0
-        self.outage = 0  # ms without a set, in all
-        self.before = None  # PortSet held last
-        self.moved = False  # the server has given it another set since
-        self.lost_nonce = False  # then its old mapping may keep it out to that mapping's end
-
-    def power_on(self, now):
-        self.client = self.client_class(SERVER, self.address, self.sim.random_bytes)
-        state = store.decode(self.flash) if self.flash else None
-        if state:
-            self.mapping = self.mapping_class(
-                self.wish, state.nonce, state.port_set, state.first_internal
-            )
-        else:
-            self.mapping = self.mapping_class(self.wish, self.sim.random_bytes(12))
-        self.client.add(self.mapping)
-        self.mapping.start(now)
-        self.run(now)
-
-    def power_off(self, now):
-        self.client = self.mapping = None
-        self.use(now, None)
-
-    def lose_flash(self):
-        self.flash = None
-        self.lost_nonce = True
-
-    def receive(self, now, data):
-        if self.client:
-            before = sum(self.client.dropped.values())
-            self.client.receive(now, data, SERVER, wire.SERVER_PORT)
-            if sum(self.client.dropped.values()) == before:
-                self.heard = now
-            self.carry(now)
-
-    def run(self, now):
-        """Do what is due."""
-        if self.client:
-            self.client.handle_timer(now)
-            self.carry(now)
-
-    def carry(self, now):
-        for event in self.client.events():
-            self.sim.note(now, "%d %s" % (self.number, event.kind))
-            if event.kind in (m.GRANTED, m.CHANGED):
-                self.sim.check_same(now, self)
-            if event.kind in (m.GRANTED, m.CHANGED, m.LOST, m.RELEASED):
-                self.use(now, self.mapping.grant.port_set if self.mapping.grant else None)
-                self.save()
-        for datagram in self.client.datagrams():
-            if self.mapping.state == m.ASKING:
-                self.save()
-            self.sent.append(now)
-            self.sim.to_server(now, self, datagram)
-        self.sim.wake(self, self.client.get_timer())
-
-    def save(self):
-        mapping = self.mapping
-        self.flash = store.encode(
-            store.State(
-                mapping.nonce, SERVER, wire.PROTO_ALL, 1, mapping.known, mapping.first_internal
-            )
-        )
-
-    def use(self, now, port_set):
-        if self.nat is None and port_set is not None:
-            self.outage += now - self.down_since
-        elif self.nat is not None and port_set is None:
-            self.down_since = now
-        self.nat = port_set
+    def note(self, now, text):
+        """One line."""
+        self.lines.append("%10.3f %s" % (now / 1000, text))
+        self.digest.update(b"%d %s\n" % (now, text.encode()))
 
 
 class Simulation:
-    """One scenario. faults: how much goes wrong, 0 for nothing."""
+    """One scenario of some days, planned by its seed."""
 
-    def __init__(self, seed, days=30, faults=True, client_class=Client, mapping_class=m.Mapping):
+    def __init__(
+        self,
+        seed,
+        days=30,
+        client_class=Client,
+        mapping_class=m.Mapping,
+        recorder=None,
+        trouble=None,
+    ):
+        """trouble: the faults to choose from, by default all; () for none. recorder: a Recorder,
+        which takes as much time as the rest, or None."""
         self.seed = seed
-        self.chance = random.Random(seed)
-        self.random_bytes = self.chance.randbytes
-        chance = self.chance
+        self.recorder = recorder
+        self.client_class = client_class
+        self.mapping_class = mapping_class
+        self.chance = chance = random.Random(seed)
+        self.random_bytes = chance.randbytes
+        self.time = Timeline()
+        self.weather = Weather(chance)
+        self.judge = Judge(self)
+        self.fast_clock = False
         self.end = days * DAY
-        self.calm = self.end - CONVERGENCE - chance.randrange(HOUR)
-        self.lifetime = chance.choice((120, 600, 3600, 7200, 86400))
-        self.ports = chance.choice((65535, 65535, 1024, 64))
-        self.set_size = chance.choice((64, 256, 1024))
-        self.now = 0
-        self.digest = hashlib.sha256()
-        self._queue = []
-        self._number = 0
-        self._wakes = {}
-        self.server = self._make_server()
-        self.server_up = True
-        self.lost_at = None  # ms; when the server last lost state, in whole or in part
-        self.loss, self.delay, self.duplicate = 0.0, 50, 0.0
-        self.datagrams = 0
-        self.routers = [
-            Router(self, number, client_class, mapping_class)
-            for number in range(chance.randint(1, 4))
-        ]
+        self.judge.shortest = lifetime = self._choose_lifetime()
+        wishes = self._choose_wishes(lifetime)
+        self.operator = self._make_operator(wishes)
+        self.lease_at_most(self.lifetime_max)
+        # Old mappings may keep their owners, and others, out until they end.
+        self.calm = max(self.end - CONVERGENCE - DAY - chance.randrange(HOUR), 1)
+        self.routers = [Router(self, number, mine) for number, mine in enumerate(wishes)]
+        self._all_lines = [line for router in self.routers for line in router.lines]
         for router in self.routers:
-            self.at(chance.randrange(5 * MINUTE), router.power_on)
-        if faults:
-            self._plan_faults()
+            self.time.at(chance.randrange(5 * MINUTE), router.power_on)
+        self._plan_faults(faults.ALL if trouble is None else trouble)
 
-    def _make_server(self):
+    def _choose_lifetime(self):
+        return self.chance.choice(LIFETIMES if self.chance.random() > 0.01 else SHORT_LIFETIMES)
+
+    def _choose_wishes(self, lifetime):
+        """For each router a list of wishes: one softwire with all it can get, or two."""
+        chance = self.chance
+        ports = chance.choice((65535, 65535, 1024, 64))
+        protocol = chance.choice((wire.PROTO_ALL, wire.PROTO_ALL, wire.PROTO_UDP))
+        wishes = []
+        for _ in range(1 if lifetime in SHORT_LIFETIMES else chance.choice((1, 1, 2, 2, 3, 4))):
+            if chance.random() < 0.25:
+                size = min(ports, 1024)
+                pair = (m.wish(protocol, first, size, lifetime) for first in (16384, 32768))
+                wishes.append(list(pair))
+            else:
+                wishes.append([m.wish(protocol, 1, ports, lifetime)])
+        return wishes
+
+    def _make_operator(self, wishes):
+        chance = self.chance
+        self.set_size = chance.choice((64, 256, 1024))
+        pool = {"addresses": list(POOL), "set_size": self.set_size}
+        self.capacity = None  # in ports, where there may be too few
+        lines = sum(len(mine) for mine in wishes)
+        if chance.random() < 0.2:
+            sets = max(1, lines + chance.choice((-1, 0, 1)))
+            self.capacity = sets * self.set_size
+            pool.update(addresses=list(POOL[:1]), first_port=FIRST_PORT)
+            pool.update(last_port=FIRST_PORT + self.capacity - 1)
+        self.lifetime_max = chance.choice(LIFETIME_MAX)
         config = from_dict(
             {
                 "server": {"address": "2001:db8:ffff::1", "pcp_only": True},
-                "pool": {"addresses": list(POOL), "set_size": self.set_size},
-                "pcp": {"lifetime_max": self.chance.choice((120, 3600, 86400))},
+                "pool": pool,
+                "pcp": {"lifetime_max": self.lifetime_max},
             }
         )
-        return PcpServer(config, random_bytes=self.random_bytes, now_ms=0)
+        return Operator(config, self.random_bytes)
 
-    # Time
+    def _plan_faults(self, kinds):
+        chance = self.chance
+        for _ in range(chance.randint(1, 20) if kinds else 0):
+            self.time.at(chance.randrange(self.calm), self._begin_fault, chance.choice(kinds))
+        self.time.at(self.calm, faults.good_network, self)
 
-    def at(self, when, action, *arguments):
-        """Call action(when, *arguments) at that time, in ms."""
-        self._number += 1
-        heapq.heappush(self._queue, (when, self._number, action, arguments))
+    def _begin_fault(self, now, fault):
+        if now > self.judge.trouble_until + CONVERGENCE + DAY:
+            self.judge.check_well()
+        self.note(now, "fault: %s", fault.__name__)
+        fault(self, now)
+        self._check_all(now)
 
     def run(self):
         """The whole scenario; raises Violation."""
-        while self._queue and self._queue[0][0] <= self.end:
-            when, _, action, arguments = heapq.heappop(self._queue)
-            self.now = max(self.now, when)
-            action(self.now, *arguments)
-            self.check(self.now)
-        self.now = self.end
-        self.check_well()
+        self.time.run(self.end)
+        self._check_all(self.end)
+        for line in self._all_lines:
+            if line.wanted and line.nat is None:
+                self.judge.check_patience(self.end, line)
+        self.judge.check_well()
         return self
 
-    def wake(self, router, when):
-        """Run the router's timers at that time; an earlier wake-up is dropped when it comes."""
-        if when is not None and self._wakes.get(router) != when:
-            self._wakes[router] = when
-            self.at(max(when, self.now), self._on_wake, router, when)
+    def note(self, now, text, *values):
+        """What happened, for the recorder if there is one."""
+        if self.recorder:
+            self.recorder.note(now, text % values)
 
-    def _on_wake(self, now, router, when):
-        if self._wakes.get(router) == when:
-            del self._wakes[router]
-            router.run(now)
+    # Datagrams
 
-    def note(self, now, text):
-        """What happened, into the digest by which two runs are compared."""
-        self.digest.update(b"%d %s\n" % (now, text.encode()))
+    def to_server(self, now, router, address, data):
+        """A router's datagram goes out."""
+        if self.recorder:
+            self.note(now, "%d > %s", router.number, data.hex())
+            self.recorder.datagrams.append(
+                (now, address, router.port, SERVER, wire.SERVER_PORT, data)
+            )
+        for delay in self.weather.ways():
+            self.time.at(now + delay, self._at_server, router, address, data)
 
-    # The network
+    def _at_server(self, now, router, address, data):
+        self.deliver(now, self.operator.receive(now, data, address, router.port))
+        self.judge.check(now, router)
 
-    def to_server(self, now, router, data):
-        self.note(now, "%d > %s" % (router.number, data.hex()))
-        for delay in self._ways():
-            self.at(now + delay, self._server_receives, router, data)
-
-    def to_router(self, now, router, data):
-        self.note(now, "%d < %s" % (router.number, data.hex()))
-        for delay in self._ways():
-            self.at(now + delay, router.receive, data)
-
-    def _ways(self):
-        """Delays in ms of the copies of one datagram that arrive."""
-        self.datagrams += 1
-        copies = 2 if self.chance.random() < self.duplicate else 1
-        return [
-            self.chance.randint(1, self.delay)
-            for _ in range(copies)
-            if self.chance.random() >= self.loss
-        ]
-
-    def _server_receives(self, now, router, data):
-        if self.server_up:
-            self._serve(now, self.server.receive(now, data, router.address, 40000 + router.number))
-
-    def _serve(self, now, outgoing):
-        by_address = {router.address: router for router in self.routers}
-        for data, address, _ in outgoing:
-            if address in by_address:
-                self.to_router(now, by_address[address], data)
-            else:  # multicast
+    def deliver(self, now, outgoing):
+        """The server's datagrams go out."""
+        for data, address, port in outgoing:
+            if self.recorder:
+                self.recorder.datagrams.append((now, SERVER, wire.SERVER_PORT, address, port, data))
+            if address == ALL_NODES:
                 for router in self.routers:
-                    self.to_router(now, router, data)
-        due = self.server.get_timer() if self.server_up else None
-        if due is not None and self._wakes.get("server") != due:
-            self._wakes["server"] = due
-            self.at(max(due, now), self._server_timer, due)
+                    self._to_router(now, router, None, data)
+            elif port - 40000 < len(self.routers):
+                self._to_router(now, self.routers[port - 40000], address, data)
+        self.time.wake(self, self._timer(now))
 
-    def _server_timer(self, now, due):
-        if self._wakes.get("server") == due:
-            del self._wakes["server"]
-            if self.server_up:
-                self._serve(now, self.server.handle_timer(now))
+    def _to_router(self, now, router, address, data):
+        self.note(now, "%d < %s", router.number, data.hex())
+        for delay in self.weather.ways():
+            self.time.at(now + delay, self._at_router, router, address, data, now)
 
-    # What goes wrong
+    def _at_router(self, now, router, address, data, sent):
+        router.receive(now, data, address, sent)
+        self.judge.check(now, router)
 
-    def _plan_faults(self):
-        chance = self.chance
-        kinds = (
-            self._power_cut,
-            self._flash_lost,
-            self._server_forgets,
-            self._server_down,
-            self._binding_dropped,
-            self._bad_network,
-            self._set_moved,
-        )
-        for _ in range(chance.randint(1, 20)):
-            self.at(chance.randrange(self.calm), chance.choice(kinds))
-        self.at(self.calm, self._network_is_well)
+    def _timer(self, now):
+        due = self.operator.get_timer()
+        return None if due is None else max(due, now)
 
-    def _power_cut(self, now):
-        router = self.chance.choice(self.routers)
-        if router.client:
-            router.power_off(now)
-            self.at(now + self.chance.randrange(1, 10 * MINUTE), self._power_back, router)
+    def handle_timer(self, now):
+        """Called by the timeline: the server has something to do, or had."""
+        due = self._timer(now)
+        if due is not None and due <= now:
+            self.deliver(now, self.operator.handle_timer(now))
+            self._check_all(now)
+        else:
+            self.time.wake(self, due)
 
-    def _power_back(self, now, router):
-        if router.client is None:
-            router.power_on(now)
-
-    def _flash_lost(self, now):
-        self.chance.choice(self.routers).lose_flash()
-
-    def _server_forgets(self, now):
-        self.lost_at = now
-        reset = self.chance.random() < 0.8
-        announce = self.chance.choice((False, "unicast", "multicast")) if reset else False
-        self.server.forget(now, epoch_reset=reset, announce=announce)
-        self.note(now, "server forgets, %s %s" % (reset, announce))
-        self._serve(now, [])
-
-    def _server_down(self, now):
-        self.server_up = False
-        wait = min(self.chance.randrange(1, 6 * HOUR), self.calm - now)
-        self.at(now + max(wait, 1), self._server_back)
-
-    def _server_back(self, now):
-        self.server_up = True
-        if self.chance.random() < 0.5:
-            self._server_forgets(now)
-        self._serve(now, self.server.handle_timer(now))
-
-    def _binding_dropped(self, now):
-        """The data plane loses one binding; ICMPv6 1/5 tells at the router's next packet."""
-        router = self.chance.choice(self.routers)
-        self.lost_at = now
-        self.server.drop_binding(router.address)
-        self.at(now + self.chance.randrange(HOUR), self._traffic, router)
+    def plan_traffic(self, now):
+        """Users' packets leave at some time; where there is no binding, ICMPv6 1/5 comes back."""
+        for router in self.routers:
+            if self.chance.random() < 0.7:
+                self.time.at(now + self.chance.randrange(HOUR), self._traffic, router)
 
     def _traffic(self, now, router):
-        """A packet of the LAN leaves; without a binding for it, ICMPv6 1/5 comes back."""
-        if router.nat and router.client and not self._bound(router):
-            router.client.binding_lost(now)
-            router.carry(now)
+        passing = self.operator.lets_pass
+        nats = [line.nat for line in router.lines if line.nat]
+        if self.operator.up and not all(passing(now, router.address, nat) for nat in nats):
+            for delay in self.weather.ways():
+                self.time.at(now + delay, self._at_router_icmp, router)
 
-    def _bad_network(self, now):
-        chance = self.chance
-        self.loss = chance.choice((0.1, 0.5, 0.9))
-        self.delay = chance.choice((50, 2000, 10000))
-        self.duplicate = chance.choice((0.0, 0.3))
-        self.at(min(now + chance.randrange(1, 6 * HOUR), self.calm), self._network_is_well)
+    def _at_router_icmp(self, now, router):
+        self.judge.hearing_other(genuine=True)
+        router.binding_lost(now)
 
-    def _network_is_well(self, now):
-        self.loss, self.delay, self.duplicate = 0.0, 50, 0.0
+    # For faults and the judge
 
-    def _set_moved(self, now):
-        router = self.chance.choice(self.routers)
-        if self.server_up and self.server.bindings.of_client(router.address):
-            self.lost_at = now
-            router.moved = True
-            self.server.move(now, router.address)
-            self._serve(now, [])
+    def all_lost(self, now, told):
+        """The server has lost its state."""
+        self.judge.trouble(now, epochs=True)
+        for line in self._all_lines:
+            line.lost(now, told)
 
-    # Invariants
+    def lease_at_most(self, lifetime):
+        """The server grants leases of at most so many seconds from now on."""
+        self.operator.core.config.pcp.lifetime_max = lifetime
+        self.judge.shortest = min(self.judge.shortest, lifetime)
 
-    def _bound(self, router):
-        """True when the lwAFTR would let the router's whole set pass."""
-        first, last = router.nat.first, router.nat.first + router.nat.size - 1
-        return any(
-            binding.first <= first and last <= binding.last
-            for binding in self.server.bindings.of_client(router.address)
-        )
+    def has_room(self, line):
+        """True when the server could give the line a set."""
+        if self.capacity is None:
+            return True
+        used = sum(binding.size for binding in self.operator.core.bindings)
+        return self.capacity - used >= min(self.set_size, line.wish.size)
 
-    def check(self, now):
-        """What must hold at any time."""
+    def _check_all(self, now):
         for router in self.routers:
-            if router.nat is None:
-                continue
-            if now > router.mapping.grant.expires:
-                self._fail(router, "NAT after the end of its lease")
-            lost = self.lost_at is not None and (router.heard or 0) <= self.lost_at + 60 * SECOND
-            if not lost and not self._bound(router):
-                self._fail(router, "NAT on %s, which the server does not know" % (router.nat,))
-
-    def check_same(self, now, router):
-        """A router that has a set again has the one it had, if nobody else has had it since."""
-        before, held = router.before, router.mapping.grant.port_set
-        excused = router.moved or router.lost_nonce or before is None
-        router.before, router.moved = held, False
-        if excused or held == before:
-            return
-        for other in self.routers:
-            if other is not router and other.before and self._overlap(other.before, before):
-                return
-        self._fail(router, "%s, though its own %s was free" % (held, before))
-
-    @staticmethod
-    def _overlap(one, other):
-        if one.address != other.address:
-            return False
-        return one.first < other.first + other.size and other.first < one.first + one.size
-
-    def check_well(self):
-        """What must hold when nothing has gone wrong for a while."""
-        used = set()
-        for router in self.routers:
-            if router.nat is None and router.lost_nonce:
-                continue  # RFC 6887 11.3: NOT_AUTHORIZED for the old mapping's remaining life
-            if router.nat is None:
-                self._fail(
-                    router, "no port set %d s after the last fault" % (CONVERGENCE // SECOND)
-                )
-            for port in range(router.nat.first, router.nat.first + router.nat.size):
-                if (router.nat.address, port) in used:
-                    self._fail(router, "port %d is a neighbour's too" % port)
-                used.add((router.nat.address, port))
-            self._check_flood(router)
-
-    def _check_flood(self, router):
-        times = router.sent
-        for earlier, later in zip(times, times[1:]):
-            if later - earlier < 2700:
-                self._fail(router, "requests %d ms apart at %d" % (later - earlier, later))
-
-    def _fail(self, router, text):
-        raise Violation(
-            "seed %d, %d ms, router %d: %s" % (self.seed, self.now, router.number, text)
-        )
+            self.judge.check(now, router)

@@ -1,77 +1,55 @@
-"""Days of routers, a bad network and a forgetful lwAFTR: what must hold, holds; faults are seen."""
+"""Months of routers, a bad network and a forgetful lwAFTR: what must hold, holds."""
+
+import multiprocessing
 
 import pytest
 
-from cpe_agent.pcp import mapping as m
-from tests.sim.simulator import Simulation, Violation
+from tests.sim import faults, many
+from tests.sim.broken import BROKEN, applied
+from tests.sim.invariants import Violation
+from tests.sim.simulator import Recorder, Simulation
 
-DAYS = 4
-SEEDS = range(40)
+SCENARIOS = 10000
+
+
+def record(seed):
+    """The Recorder of a whole scenario of two days."""
+    recorder = Recorder()
+    Simulation(seed, days=2, recorder=recorder).run()
+    return recorder
 
 
 def test_two_runs_with_one_seed_are_the_same_to_the_octet():
-    first, second = (Simulation(7, days=2).run().digest.hexdigest() for _ in range(2))
-    assert first == second
-    assert first != Simulation(8, days=2).run().digest.hexdigest()
+    first, second = record(7), record(7)
+    assert first.lines == second.lines and len(first.lines) > 10
+    assert first.datagrams == second.datagrams
+    assert first.digest.hexdigest() == second.digest.hexdigest()
+    assert first.digest.hexdigest() != record(8).digest.hexdigest()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_routers_stay_inside_what_the_server_believes_and_come_back(seed):
-    simulation = Simulation(seed, days=DAYS).run()
-    assert simulation.datagrams > 10
+@pytest.mark.timeout(3600)
+def test_routers_stay_inside_what_the_server_believes_and_come_back():
+    datagrams, wrong = many.run_all(range(SCENARIOS), multiprocessing.cpu_count())
+    assert not wrong, "\n\n".join(wrong[:5])
+    assert datagrams > 100 * SCENARIOS
 
 
-class ForgetsItsNonce(m.Mapping):
-    """Draws a new one at every start, as most published clients do."""
-
-    def start(self, now, grant=None):
-        self.nonce = bytes(reversed(self.nonce))
-        super().start(now, grant)
-
-
-class CountsFromTheAnswer(m.Mapping):
-    """Lets a lease begin when its answer comes in."""
-
-    def _began(self, now, epoch):
-        return now
+def test_every_fault_happens_in_a_few_scenarios():
+    """A fault that never comes proves nothing."""
+    said = []
+    for seed in range(40):
+        recorder = Recorder()
+        Simulation(seed, recorder=recorder).run()
+        said += [line.split("fault: ")[1] for line in recorder.lines if "fault: " in line]
+    assert set(said) == {fault.__name__ for fault in faults.ALL}
 
 
-class BelievesCopies(m.Mapping):
-    """Takes any answer for an answer to its last request."""
-
-    def is_repeat(self, now, response):
-        return False
-
-    def believes(self, verdict):
-        return True
-
-    def _began(self, now, epoch):
-        return self.last_sent
-
-
-class NeverSuggests(m.Mapping):
-    """Asks for any set after a loss."""
-
-    def _request(self, client_ip):
-        known, self.known = self.known, None
-        try:
-            return super()._request(client_ip)
-        finally:
-            self.known = known
-
-
-class KeepsNoDistance(m.Mapping):
-    """Asks again at once whenever it feels like it."""
-
-    def _spaced(self, at):
-        return at
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [ForgetsItsNonce, CountsFromTheAnswer, BelievesCopies, NeverSuggests, KeepsNoDistance],
-)
-def test_a_broken_router_is_seen(broken):
-    with pytest.raises(Violation):
-        for seed in range(200):
-            Simulation(seed, days=DAYS, mapping_class=broken).run()
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_client_is_seen(name):
+    """On seeds that the unbroken one passes: they are among those of the test above."""
+    broken = BROKEN[name]
+    assert broken.seeds <= SCENARIOS
+    with applied(broken), pytest.raises(Violation):
+        for seed in range(broken.seeds):
+            Simulation(seed, client_class=broken.client, mapping_class=broken.mapping).run()
