@@ -31,7 +31,8 @@ RELEASED = "released"
 RECOVERING = "recovering"
 PLAIN = "plain"  # asking again for one port without PORT_SET
 OTHER_FORM = "other form"  # asking again for all protocols with internal port 0
-GAVE_UP = "gave up"  # RFC 7488 3: so many transmissions in vain that another server may be tried
+# RFC 7488 3: so many transmissions in vain that another server may be tried; told before the next.
+GAVE_UP = "gave up"
 Event = namedtuple("Event", ("kind", "mapping", "detail"))
 # result: code. lifetime: seconds as sent. version: of PCP, as sent. Without the nonce, for logs.
 Refusal = namedtuple("Refusal", ("result", "lifetime", "version"))
@@ -123,6 +124,7 @@ class Mapping:
         self.state = IDLE
         self.grant = None
         self.unanswered = 0  # requests sent since the last answer
+        self._told = 0  # of those, when GAVE_UP was last looked at
         self.send_at = None  # ms
         self.hold_until = None  # ms; the server said not to ask before
         self._retransmission = None  # ms; None while the renewal windows rule
@@ -214,13 +216,20 @@ class Mapping:
         if self.state == REFUSED:
             self.state = ASKING
             self.internal_port = self.wish.internal_port
-        if self.state == ASKING and self.unanswered and self.unanswered % MRC == 0:
+        if self._gives_up():
             events.append(Event(GAVE_UP, self, None))
+            return None, events  # still due: whoever has another server forgets us before that
         datagram = self._request(client_ip)
         self._sent(now, random_bytes)
         if self.unanswered == SILENT_AFTER:
             events.append(Event(SILENT, self, None))
         return datagram, events
+
+    def _gives_up(self):
+        """True once each time that another MRC transmissions were in vain."""
+        in_vain = self.unanswered if self.state == ASKING else 0
+        told, self._told = self._told, in_vain
+        return in_vain and in_vain % MRC == 0 and in_vain != told
 
     def _sent(self, now, random_bytes):
         self.unanswered += 1

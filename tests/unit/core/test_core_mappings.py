@@ -373,3 +373,16 @@ def test_a_copy_of_an_answer_that_came_too_late_is_no_update():
     assert bench.kinds()[-1] == m.UNUSABLE
     bench.answer(lifetime=40, epoch=late)
     assert bench.held() is None, bench.kinds()
+
+
+def test_who_has_another_server_can_go_there_after_four_transmissions():
+    bench = Bench(WEB).start()
+    while m.GAVE_UP not in bench.kinds():
+        bench.now = bench.client.get_timer()
+        bench.client.handle_timer(bench.now)
+        bench.events += [(bench.now, event) for event in bench.client.events()]
+        bench.sent += [(bench.now, octets) for octets in bench.client.datagrams()]
+    assert len(bench.sent) == 4
+    bench.client.remove(bench.mapping)
+    bench.run(3600)
+    assert len(bench.sent) == 4
