@@ -81,9 +81,15 @@ class Session:
 
     def carry(self, now):
         """Carry the client's datagrams to the server, and its events to the mappings' owners."""
-        for datagram in self.client.datagrams():
+        datagrams, events = self.client.datagrams(), self.client.events()
+        # The owner may go to another server, and then nothing more is sent to this one.
+        self._tell_events(now, [event for event in events if event.kind == m.GAVE_UP])
+        for datagram in datagrams:
             self._send(now, datagram)
-        for event in self.client.events():
+        self._tell_events(now, [event for event in events if event.kind != m.GAVE_UP])
+
+    def _tell_events(self, now, events):
+        for event in events:
             for mapping, owner in list(self._owners):
                 if mapping is event.mapping:
                     owner.on_event(now, event)

@@ -9,9 +9,9 @@ import sys
 
 
 def main():
-    family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.bind((sys.argv[1], 5351))
+    family, kind, _, _, address = socket.getaddrinfo(sys.argv[1], 5351, type=socket.SOCK_DGRAM)[0]
+    sock = socket.socket(family, kind)
+    sock.bind(address)
     waiting = b""
     print(json.dumps({"ready": True}), flush=True)
     while True:

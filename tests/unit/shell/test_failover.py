@@ -1,0 +1,204 @@
+"""Several servers (RFC 7488): who is asked when one is silent, gone, refuses or comes back."""
+
+import pytest
+
+from cpe_agent import store
+from cpe_agent.pcp import wire
+from tests.unit.shell import virtual
+from tests.unit.shell.virtual import A, B, C
+
+THREE = ["10.9.0.11", "10.9.0.12", "10.9.0.13"]
+TWO = THREE[:2]
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    return virtual.World(monkeypatch, tmp_path)
+
+
+def nonces(requests):
+    return {request.map.nonce for _, request in requests}
+
+
+def server_of(world):
+    return world.keeper.session and world.keeper.session.server
+
+
+def test_the_first_server_is_asked_and_no_other(world):
+    world.start(server=TWO)
+    assert world.grant().port_set.first == 4001
+    world.run(20000)
+    assert world.servers[B].requests == []
+
+
+def test_a_silent_server_gets_four_requests_and_then_the_next_is_asked(world, capsys):
+    world.servers[A].alive = False
+    began = world.time
+    world.start(server=TWO)
+    world.run(120)
+    assert world.grant().port_set.first == 4002
+    asked = world.servers[A].asked()
+    assert len(asked) == 4
+    first_of_b, request = world.servers[B].asked()[0]
+    assert 32000 <= first_of_b - began <= 62000, "45 s; each wait is jittered, and the next on it"
+    assert request.map.nonce not in nonces(asked), "a nonce for each server"
+    assert "the PCP server 10.9.0.11 is silent; next: 10.9.0.12" in capsys.readouterr().err
+
+
+def test_a_server_on_whose_host_nobody_listens_costs_no_time(world):
+    world.servers[A].closed = True
+    world.start(server=TWO)
+    world.run(1)
+    assert world.grant().port_set.first == 4002
+
+
+def test_a_server_without_a_route_costs_no_time_while_others_have_one(world):
+    world.unreachable = {A}
+    world.start(server=TWO)
+    assert world.grant().port_set.first == 4002
+
+
+def test_without_any_route_the_first_is_waited_for(world):
+    """A router that has no uplink yet: nobody is to blame."""
+    world.unreachable = {A, B, C}
+    world.start(server=THREE)
+    world.run(3)
+    assert "no route" in world.keeper.errors["path"]
+    world.unreachable = set()
+    world.keeper.on_network_change(world.time, world.time)
+    world.run(1)
+    assert world.grant().port_set.first == 4001
+    assert world.keeper.errors == {}
+
+
+def test_when_nobody_answers_there_is_a_pause_and_one_alone_is_asked_for_ever(world):
+    for server in world.servers.values():
+        server.alive = False
+    world.start(server=TWO)
+    world.run(200)
+    assert [len(world.servers[one].asked()) for one in (A, B)] == [4, 4]
+    assert server_of(world) is None
+    assert "waiting for the next round" in world.keeper.errors["path"]
+    world.run(500)
+    assert world.servers[A].asked() == world.servers[B].asked() == []
+    world.servers[B].alive = True
+    world.run(600)
+    assert world.grant().port_set.first == 4002
+    assert world.keeper.errors == {}
+    world.servers[A].alive = False
+    world.start(server=TWO[0])
+    world.run(6000)
+    assert len(world.servers[A].asked()) > 8
+
+
+def test_a_lease_is_kept_to_its_end_with_its_server(world):
+    world.start(server=TWO)
+    world.run(10)
+    world.servers[A].closed = True
+    world.run(3500)
+    assert server_of(world) == A and world.grant()
+    assert world.servers[B].asked() == []
+    world.run(200)
+    assert server_of(world) == B and world.grant().port_set.first == 4001, "the same is suggested"
+
+
+def test_back_on_the_first_server_it_knows_us_by_its_nonce(world):
+    world.start(server=TWO)
+    first = nonces(world.servers[A].asked())
+    world.servers[A].alive = False
+    world.run(5000)
+    assert server_of(world) == B
+    world.servers[A].alive = True
+    world.servers[B].alive = False
+    world.run(5000)
+    assert server_of(world) == A
+    assert nonces(world.servers[A].asked()) == first
+
+
+def test_a_better_server_that_is_back_is_noticed_and_told(world, capsys):
+    world.servers[A].alive = False
+    world.start(server=TWO)
+    world.run(3000)
+    assert server_of(world) == B
+    assert 2 <= len(world.servers[A].asked(wire.OP_ANNOUNCE)) <= 4, "each 15 minutes"
+    world.servers[A].alive = True
+    world.servers[A].asked()
+    world.run(1000)
+    assert server_of(world) == B and world.grant(), "the lease is kept"
+    assert "the better PCP server 10.9.0.11 is back" in world.keeper.errors["better"]
+    assert capsys.readouterr().err.count("10.9.0.11 is back") == 1
+    assert world.servers[A].asked() == []
+    world.keeper.release(world.time)
+    world.run(10)
+    world.keeper.renew(world.time)
+    world.run(10)
+    assert server_of(world) == A and world.keeper.errors == {}
+
+
+def test_a_better_server_that_is_back_gets_the_next_lease(world):
+    world.servers[A].alive = False
+    world.start(server=TWO)
+    world.run(100)
+    world.servers[A].alive = True
+    world.run(1000)
+    world.servers[B].alive = False
+    world.run(4000)
+    assert server_of(world) == A and world.grant()
+
+
+def test_a_server_that_refuses_for_long_gives_the_others_their_turn(world):
+    world.servers[A].refusal = (wire.USER_EX_QUOTA, 1800)
+    world.start(server=TWO)
+    world.run(5)
+    assert world.grant().port_set.first == 4002
+    assert len(world.servers[A].asked()) == 1
+
+
+def test_a_short_refusal_is_waited_for(world):
+    world.servers[A].refusal = (wire.NO_RESOURCES, 30)
+    world.start(server=TWO)
+    world.run(20)
+    world.servers[A].refusal = None
+    world.run(40)
+    assert server_of(world) == A and world.grant()
+
+
+def test_a_restarted_agent_stays_with_the_server_of_its_lease(world):
+    world.servers[A].alive = False
+    world.start(server=TWO)
+    world.run(100)
+    assert server_of(world) == B
+    world.servers[A].alive = True
+    world.start(server=TWO)
+    assert server_of(world) == B and world.grant()
+
+
+def test_after_a_reboot_the_first_server_is_asked_with_its_own_nonce(world, tmp_path):
+    world.start(server=TWO)
+    first = nonces(world.servers[A].asked())
+    world.servers[A].alive = False
+    world.run(5000)
+    assert server_of(world) == B
+    entries = store.decode((tmp_path / "state").read_text())
+    assert [state.server for _, state in entries] == [A, B]
+    (tmp_path / "lease.mapping web").unlink()
+    world.servers[A].alive = True
+    world.servers[A].asked()
+    world.start(server=TWO)
+    assert server_of(world) == A
+    assert nonces(world.servers[A].asked()) == first
+
+
+def test_a_deletion_that_nobody_hears_delays_the_next_mapping_for_some_seconds_only(world):
+    world.start(server=TWO[0])
+    world.servers[A].alive = False
+    before = world.time
+    options = world.keeper.options
+    changed = options._replace(ports=4)
+    world.keeper.change(world.time, changed)
+    world.run(30)
+    asked = world.servers[A].asked()
+    deletions = [at for at, request in asked if request.lifetime == 0]
+    requests = [at for at, request in asked if request.lifetime and at > before]
+    assert 1 <= len(deletions) <= 4
+    assert 9000 <= requests[0] - before <= 11000
