@@ -91,7 +91,8 @@ def keep(target):
     for name in before:
         (kept / name).unlink()
     room = LARGEST_CORPUS
-    for name in sorted(found, key=lambda name: (len(found[name]), name)):
+    smallest_first = sorted(found, key=lambda name: (len(found[name]), name))
+    for name in smallest_first[: targets.MOST[target]]:
         room -= len(found[name])
         if room >= 0:
             (kept / name).write_bytes(found[name])

@@ -171,7 +171,7 @@ class Judge:
             ended = success and octets[4:8] == bytes(4)
             revoked = octets[3] == wire.NOT_AUTHORIZED and old["unanswered"] == 0
             # A refusal from a server that has lost its state: it may have given the set away.
-            refused = not success and old["unanswered"] > 0 and new.get("_doubted")
+            refused = not success and old["unanswered"] > 0 and new["_doubted"]
             assert released or ended or revoked or refused
 
     @staticmethod

@@ -5,6 +5,8 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+# Inputs that are kept at most: all of them are replayed at every run of the tests.
+MOST = {"codec": 100, "conversation": 250, "texts": 140}
 # Longest input worth trying, in octets: a conversation of some eighty events, a whole config.
 LENGTHS = {"codec": 200, "conversation": 400, "texts": 400}
 
