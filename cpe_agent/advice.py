@@ -106,6 +106,14 @@ def overlap(server, error):
     return "cannot be asked for at %s: %s; give it other internal ports" % (server, error)
 
 
+def unique_local(source):
+    """RFC 6887 8.4: such an address should not ask, since a mapping for it is of little use."""
+    return (
+        "asking from %s, an address that the Internet does not know; set option source to a global "
+        "address if there is one" % source
+    )
+
+
 def deaf(what, error):
     """A listener that is not needed to get a line cannot be opened."""
     return "cannot listen for %s: %s; a loss on the other side is noticed later" % (what, error)

@@ -149,7 +149,8 @@ class Choice:
     def _probe(self, target):
         try:
             path = netlink.path_to(target.address, target.server.interface)
-            Probe(target.address, path, self._sessions, self._selection.probe_answered)
+            device = path.device if target.server.interface else None
+            Probe(target.address, path, device, self._sessions, self._selection.probe_answered)
         except OSError:
             return  # no way there: it is not back
 
@@ -205,13 +206,14 @@ def _in_order(addresses):
 class Probe:
     """One question to a server whether it is there: an ANNOUNCE request, which changes nothing."""
 
-    def __init__(self, server, path, sessions, on_answer):
-        """on_answer(now, server) is called if an answer comes. Raises OSError."""
+    def __init__(self, server, path, device, sessions, on_answer):
+        """device: name of the only interface to use, or None. on_answer(now, server) is called if
+        an answer comes. Raises OSError."""
         self._server = server
         self._sessions = sessions
         self._on_answer = on_answer
         self._client = Client(server, path.source, os.urandom)
-        self._socket = net.request_socket(path.source, server, scope=path.index)
+        self._socket = net.request_socket(path.source, server, scope=path.index, device=device)
         self.end_at = sessions.clock.now() + _PROBE_PATIENCE
         sessions.poller.add(self._socket, self._on_datagram)
         sessions.add_probe(self)

@@ -287,6 +287,8 @@ class Keeper:
         if self.session is None:
             self.look_at = now + PATH_RETRY
             return
+        if net.is_unique_local(path.source) and not net.is_unique_local(self.server()):
+            self.warning(advice.unique_local(address.text(path.source)))
         self._save_state()  # a nonce that is not on flash could lock us out after a power cut
         held = lease.load(self._lease(), self._lease_key(), now)
         self.mapping.start(now, held)
@@ -302,7 +304,8 @@ class Keeper:
     def _attach(self, path):
         """A Mapping on a Session for that path. Raises OSError or Overlap."""
         self._identity = self.choice.identity(self._place.memory.servers(self.name))
-        there = self._place.sessions.open(self.server(), path)
+        bound = bool(self.choice.interface)
+        there = self._place.sessions.open(self.server(), path, bound)
         mapping = self._make_mapping()
         try:
             there.add(mapping, self)

@@ -20,6 +20,7 @@ _SIGPIPE = 13
 _SIG_IGN = 1
 _AF_UNIX = 1
 _AF_NETLINK = 16
+_SO_BINDTODEVICE = 25
 _IPPROTO_IP = 0
 _IP_ADD_MEMBERSHIP = 35
 _IPPROTO_IPV6 = 41
@@ -64,6 +65,11 @@ def is_link_local(address):
     return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
+def is_unique_local(address):
+    """True for an address of fc00::/7, which the Internet does not know (RFC 4193)."""
+    return address[0] & 0xFE == 0xFC
+
+
 def ignore_broken_pipes():
     """Writing to who has gone is an error, not the end: CPython's way, for MicroPython too."""
     if MICROPYTHON:
@@ -72,16 +78,19 @@ def ignore_broken_pipes():
         ffi.open(None).func("p", "signal", "ip")(_SIGPIPE, _SIG_IGN)
 
 
-def request_socket(source, server, port=wire.SERVER_PORT, scope=0):
+def request_socket(source, server, port=wire.SERVER_PORT, scope=0, device=None):
     """UDP socket from the source to the server's port, at a random port of our own (RFC 6887 8.1).
 
-    scope: interface index, for link-local addresses. Connected: the kernel drops other peers, and
+    scope: interface index, for link-local addresses. device: name of the only interface that may be
+    used, or None. Connected: the kernel drops other peers, and
     reports ICMP errors. It stays open for the life of the mapping, since Mapping Updates come to
     its port (RFC 6887 14.2). Raises OSError.
     """
     family, local = _sockaddr(source, 0, scope if is_link_local(source) else 0)
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
+        if device:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
         sock.bind(local)
         sock.connect(_sockaddr(server, port, scope if is_link_local(server) else 0)[1])
     except OSError:

@@ -17,15 +17,17 @@ class Session:
     """A Client and its sockets. Owners of mappings have on_event(now, mapping.Event) and
     on_send_error(now, OSError)."""
 
-    def __init__(self, server, path, sessions):
-        """server: 16 octets. path: netlink.Path to it. Raises OSError if the source of the path is
-        not ours (yet)."""
+    def __init__(self, server, path, sessions, bound=False):
+        """server: 16 octets. path: netlink.Path to it. bound: nothing may leave by another
+        interface than the path's (RFC 7291 7). Raises OSError if the source of the path is not ours
+        (yet)."""
         self.server = server
         self.path = path
         self.client = Client(server, path.source, os.urandom)
         self._sessions = sessions
         self._owners = []  # (Mapping, owner)
-        self._request = net.request_socket(path.source, server, scope=path.index)
+        device = path.device if bound else None
+        self._request = net.request_socket(path.source, server, scope=path.index, device=device)
         self._sockets = [self._request]
         try:  # this helps, but a mapping is possible without it
             self._sockets.append(net.announce_socket(server, path.index))
@@ -189,12 +191,12 @@ class Sessions:
         """It has ended."""
         self._probes.remove(probe)
 
-    def open(self, server, path):
-        """The Session for a server and a path, new or not. Raises OSError."""
+    def open(self, server, path, bound):
+        """The Session for a server and a path, new or not; see there. Raises OSError."""
         for session in self._all:
             if session.fits(server, path):
                 return session
-        self._all.append(Session(server, path, self))
+        self._all.append(Session(server, path, self, bound))
         return self._all[-1]
 
     def close_if_unused(self, session):

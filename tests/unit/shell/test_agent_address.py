@@ -119,3 +119,16 @@ def test_an_address_that_goes_while_it_says_farewell_stops_nothing(home, held):
     request, source = peer.request()
     assert (source[0], request.opcode, request.lifetime) == (rig.SECOND, wire.OP_MAP, 3600)
     agent.wait_held()
+
+
+def test_asking_from_a_unique_local_address_is_warned_of(home, make_agent):
+    """RFC 6887 8.4."""
+    home.put_address("wan", "fd00::2/64")
+    agent = make_agent(source="fd00::2")
+    agent.start()
+    agent.wait(lambda found: found["source"] == "fd00::2", "the source")
+    assert "asking from fd00::2, an address that the Internet does not know" in agent.log()
+    agent.configure(source=rig.CLIENT)
+    assert agent.cli("reload").returncode == 0
+    agent.wait(lambda found: found["source"] == rig.CLIENT, "the source")
+    assert agent.log().count("an address that the Internet does not know") == 1

@@ -126,7 +126,7 @@ class World:
 
     # net, netlink, the poller and the clock
 
-    def _request_socket(self, _source, server, _port=wire.SERVER_PORT, scope=0):
+    def _request_socket(self, _source, server, _port=wire.SERVER_PORT, scope=0, device=None):
         return Socket(self, server)
 
     def _receive(self, sock):
