@@ -58,6 +58,7 @@ class Agent:
         self._directory = choice.Directory(self.sessions, paths.run_dir, self._on_servers)
         self._place = Place(self.sessions, self.memory, self._directory, paths.run_dir)
         self._orders = orders.Orders(self._place, paths.run_dir)
+        self._watching = False  # for somebody who deletes our rules
         self._releasing = False  # nothing of ours shall stay on flash
         if settings.softwire:
             self.line = Line(settings.softwire, self._place, _backend(settings, paths))
@@ -91,9 +92,14 @@ class Agent:
         poller.add(server.socket, server.serve)
         poller.add(netlink.changes_socket(), self._on_change)
         if self.line:
-            poller.add(netlink.tables_socket(), self._on_table_change)
+            self._watch_tables()
         for keeper in self.keepers():
             keeper.start(self.clock.now())
+
+    def _watch_tables(self):
+        if not self._watching:
+            self._watching = True
+            self.sessions.poller.add(netlink.tables_socket(), self._on_table_change)
 
     def step(self, longest=_IDLE_WAIT):
         """Wait for what comes next, at most longest ms, and do it."""
@@ -250,6 +256,7 @@ class Agent:
             self.line = None
         elif self.line is None and settings.softwire:
             self.line = Line(settings.softwire, self._place, _backend(settings, self.paths))
+            self._watch_tables()
             self.line.start(now)
         elif self.line and self._differs(settings):
             old, new = self.config.softwire, settings.softwire

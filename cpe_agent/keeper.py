@@ -39,6 +39,7 @@ class Keeper:
         self.choice = place.choice(options, self.family())
         self._place = place
         self._identity = None  # 16 octets that name the server, whichever of its addresses is asked
+        self._interface = 0  # index of the one that the server was learned on, or 0
         self._source = None  # 16 octets: where the lease was asked from, while there is one
         self._leaving = False  # an earlier mapping of ours is being given back
         self._moving = None  # session.Farewell that has to end before anything is asked
@@ -182,8 +183,12 @@ class Keeper:
     # The way to the server
 
     def server(self):
-        """16 octets of the server to ask, or None."""
-        return self.choice.address
+        """16 octets of the server to ask, or None. A lease is kept to its end with its server, even
+        if DHCP or a host name does not lead there any more."""
+        return self.session.server if self._holds() else self.choice.address
+
+    def _holds(self):
+        return self.mapping is not None and self.mapping.grant is not None
 
     def _server_text(self):
         return choice.text(self.server())
@@ -192,7 +197,8 @@ class Keeper:
         """netlink.Path to the server, with the source that the config wants. Raises OSError."""
         if self.server() is None:
             raise OSError("no server is known")
-        path = netlink.path_to(self.server(), self.choice.interface)
+        interface = self._interface if self._holds() else self.choice.interface
+        path = netlink.path_to(self.server(), interface)
         if net.is_link_local(path.source) and not self.options.source:
             path = self._with_global_source(path)
         if self.options.source:
@@ -219,7 +225,7 @@ class Keeper:
             try:
                 path = self._way()
             except OSError:
-                if self.server() is None or not self.choice.unreachable(now):
+                if self._holds() or self.server() is None or not self.choice.unreachable(now):
                     self._on_no_way(now)
                     return
         self.errors.pop("path", None)
@@ -304,8 +310,8 @@ class Keeper:
     def _attach(self, path):
         """A Mapping on a Session for that path. Raises OSError or Overlap."""
         self._identity = self.choice.identity(self._place.memory.servers(self.name))
-        bound = bool(self.choice.interface)
-        there = self._place.sessions.open(self.server(), path, bound)
+        self._interface = self.choice.interface
+        there = self._place.sessions.open(self.server(), path, bool(self._interface))
         mapping = self._make_mapping()
         try:
             there.add(mapping, self)
@@ -329,6 +335,8 @@ class Keeper:
 
     def on_send_error(self, now, error):
         """The kernel did not send, or an ICMP error came back."""
+        if self.released:
+            return  # the mapping ends by itself
         server = self.session.server
         if self.mapping.grant is None and self.choice.report().unreachable(now, server):
             self._hand_over(now, "cannot be reached (%s)" % error)
@@ -399,8 +407,10 @@ class Keeper:
     def _after_loss(self, now):
         """A lease is kept to its end with its server; now others have their turn."""
         selection = self.choice.report()
-        silent = self.mapping.unanswered and selection.gave_up(now, self.session.server)
-        if silent or selection.switch(now):
+        if self.mapping.unanswered:
+            selection.gave_up(now, self.session.server)
+        selection.switch(now)
+        if self.choice.address != self.session.server:
             self._hand_over(now, "has let the mapping end")
 
     def _hand_over(self, now, why):

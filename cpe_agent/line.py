@@ -79,8 +79,7 @@ class Line(Keeper):
             options.protocol,
             options.internal_port,
         )
-        if self.mapping and self.mapping.grant and not same:
-            self._take_down(now)
+        if self.mapping and self.mapping.grant and not same and self._take_down(now):
             self.let_go(now)
         self.options = options
         self.choose_anew()

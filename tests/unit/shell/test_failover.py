@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpe_agent import store
+from cpe_agent import choice, store
 from cpe_agent.pcp import wire
 from tests.unit.shell import virtual
 from tests.unit.shell.virtual import A, B, C
@@ -187,6 +187,43 @@ def test_after_a_reboot_the_first_server_is_asked_with_its_own_nonce(world, tmp_
     world.start(server=TWO)
     assert server_of(world) == A
     assert nonces(world.servers[A].asked()) == first
+
+
+def test_a_lease_is_kept_though_dhcp_tells_of_another_server_now(world):
+    """The same goes for a host name that gets other addresses."""
+    learned = choice.Learned(world.run_dir)
+    learned.put("lo", "dhcpv4", ["04" + A[12:].hex()])
+    world.start()
+    assert server_of(world) == A and world.grant()
+    learned.put("lo", "dhcpv4", ["04" + B[12:].hex()])
+    world.on_names()
+    world.run(3000)
+    assert server_of(world) == A and world.grant()
+    assert world.servers[B].requests == []
+    world.servers[A].alive = False
+    world.run(4000)
+    assert server_of(world) == B and world.grant()
+
+
+def test_without_a_lease_what_dhcp_tells_counts_at_once(world):
+    world.servers[A].alive = False
+    learned = choice.Learned(world.run_dir)
+    learned.put("lo", "dhcpv4", ["04" + A[12:].hex()])
+    world.start()
+    learned.put("lo", "dhcpv4", ["04" + B[12:].hex()])
+    world.on_names()
+    world.run(1)
+    assert server_of(world) == B and world.grant()
+
+
+def test_a_release_that_nobody_hears_comes_to_its_end(world):
+    world.start(server=TWO)
+    world.servers[A].closed = True
+    world.keeper.release(world.time)
+    world.run(100)
+    assert world.keeper.confirmed is False
+    assert world.servers[B].requests == []
+    assert world.grant() is None
 
 
 def test_a_deletion_that_nobody_hears_delays_the_next_mapping_for_some_seconds_only(world):

@@ -382,3 +382,22 @@ def test_a_config_against_a_mapping_by_command_is_refused_with_the_way_out(make_
     assert agent.cli("unmap", "tcp22").returncode == 0
     assert agent.cli("reload").returncode == 0
     wait_up(agent, "shell")
+
+
+def test_a_softwire_may_come_and_go_beside_a_mapping(make_peer, make_keeper):
+    lwaftr = make_peer(rig.grant())
+    router = make_peer(nat44(), ROUTER)
+    agent = make_keeper(web=WEB)
+    agent.start()
+    wait_up(agent, "web")
+    router.request()
+    agent.configure(mappings={"web": WEB})
+    assert agent.cli("reload").returncode == 0
+    agent.wait_held()
+    lwaftr.request()
+    agent.configure(softwire=False, mappings={"web": WEB})
+    assert agent.cli("reload").returncode == 0
+    assert lwaftr.request()[0].lifetime == 0
+    assert "softwire" not in agent.status()
+    assert mapping_of(agent, "web")["state"] == "up"
+    assert router.quiet(0.3)

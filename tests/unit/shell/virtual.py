@@ -74,7 +74,7 @@ class World:
         self.unreachable = set()
         self.names = {}
         self._handlers = {}
-        self._directory = str(directory)
+        self.run_dir = str(directory)
         self.keeper = None
         monkeypatch.setattr(net, "request_socket", self._request_socket)
         monkeypatch.setattr(net, "announce_socket", lambda server, index: Socket(self, server))
@@ -85,9 +85,9 @@ class World:
         """A keeper of a mapping with these options, from what is on flash and in RAM."""
         texts = {"internal_port": "8080", "default_router": "0", **options}
         self.sessions = session.Sessions(self, self)
-        self.directory = choice.Directory(self.sessions, self._directory, self.on_names)
-        kept = memory.Memory(self._directory + "/state")
-        place = keeper.Place(self.sessions, kept, self.directory, self._directory)
+        self.directory = choice.Directory(self.sessions, self.run_dir, self.on_names)
+        kept = memory.Memory(self.run_dir + "/state")
+        place = keeper.Place(self.sessions, kept, self.directory, self.run_dir)
         self._handlers = {}
         self.keeper = Ports(config.read_mapping("web", texts), place)
         self.keeper.start(self.time)
