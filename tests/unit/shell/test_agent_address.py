@@ -114,6 +114,9 @@ def test_an_address_that_goes_while_it_says_farewell_stops_nothing(home, held):
     prefer(home, rig.SECOND)
     deprecate(home, rig.CLIENT)
     assert peer.request()[0].lifetime == 0
+    home.run(["ip", "route", "add", "blackhole", "2001:db8:dead::/48"])  # a change of the network
+    home.run(["ip", "route", "del", "blackhole", "2001:db8:dead::/48"])
+    assert peer.quiet(0.8), "nothing is asked for before the answer to the deletion"
     peer.script = rig.grant()
     home.run(["ip", "addr", "del", rig.CLIENT + "/64", "dev", "wan"])
     request, source = peer.request()

@@ -217,7 +217,9 @@ def test_without_a_lease_what_dhcp_tells_counts_at_once(world):
 
 
 def test_a_release_that_nobody_hears_comes_to_its_end(world):
+    world.servers[A].alive = False
     world.start(server=TWO)
+    world.run(1)
     world.servers[A].closed = True
     world.keeper.release(world.time)
     world.run(100)
