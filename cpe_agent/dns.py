@@ -123,7 +123,8 @@ def _records(data, at, count, kind):
             if length != (4 if kind == A else 16):
                 raise Failure("an address of %d octets" % length)
             address = wire.V4_PREFIX + rdata if kind == A else rdata
-            found.setdefault(owner, []).append((address, ttl))
+            if wire.is_v4(address) == (kind == A):  # an IPv4 address is none of a host's AAAA
+                found.setdefault(owner, []).append((address, ttl))
         at += length
     return aliases, found
 

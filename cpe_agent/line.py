@@ -159,7 +159,7 @@ class Line(Keeper):
         super()._on_new_set(now, kind, old)
         grant = self.mapping.grant
         if grant.first_internal != grant.port_set.first:  # the lwAFTR translates no ports
-            log.info(
+            log.warning(
                 "the ports are used as they are outside, not from %d on" % grant.first_internal
             )
         if grant.port_set.size == 1:

@@ -10,6 +10,7 @@ from cpe_agent import advice, clock, log, net, netlink
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp.client import Client
 
+_MOST_AT_ONCE = 64  # datagrams; a flood must not keep the loop from its timers
 _FAREWELL = 10000  # ms; the longest that a deletion is repeated where something waits for its end
 
 
@@ -107,16 +108,27 @@ class Session:
         self._sessions.on_sent()
 
     def _on_datagram(self, sock):
+        """Take in all that waits, before any timer: what has waited is no answer to what is sent
+        next."""
+        for _ in range(_MOST_AT_ONCE):
+            # What came in may have ended the session.
+            if sock not in self._sockets or not self._take_one(sock):
+                return
+
+    def _take_one(self, sock):
+        """Take in one datagram; False when none waits."""
         now = self._sessions.clock.now()
         try:
             received = net.receive(sock)
         except OSError as error:  # what ICMP said about an earlier request
             self._tell(now, error)
-            return
-        if received:
-            self._sessions.on_received(now)
-            self.client.receive(now, *received)
-            self.carry(now)
+            return True
+        if received is None:
+            return False
+        self._sessions.on_received(now)
+        self.client.receive(now, *received)
+        self.carry(now)
+        return True
 
     def _tell(self, now, error):
         for _, owner in list(self._owners):

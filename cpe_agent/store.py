@@ -129,6 +129,8 @@ def _checked(state):
         reason = portset.why_unusable(address.octets(where), first, size)
         if reason:
             raise ValueError(reason)
+    elif state.first_internal is not None:
+        raise ValueError("an internal port without a set")
     if len(state.nonce) != 12 or len(state.server) != 16:
         raise ValueError("wrong length of nonce or server")
     if not all(isinstance(number, int) and 0 <= number <= 65535 for number in numbers):

@@ -167,7 +167,9 @@ class Client:
             self._recover(now, 0, _WHY[verdict], but=asked, lost=verdict == timing.LOST)
         if response.result == wire.NO_RESOURCES:
             self._on_no_resources(now, response, mapping)
-        self._events += mapping.on_response(now, response, verdict, self._random_bytes)
+        self._events += mapping.on_response(
+            now, response, verdict, self._random_bytes, self.epoch.age
+        )
 
     def _on_no_resources(self, now, response, refused):
         """RFC 6887 11.4: a server that is full wants no new mappings for a while; one that cannot

@@ -43,7 +43,7 @@ VERSION_RETRY = 1800  # s; RFC 6887 9
 UNUSABLE_RETRY = 30000  # ms; as long as a short-lifetime error (RFC 6887 7.4)
 RELEASE_TRIES = 4  # transmissions; the mapping ends by itself if nobody hears them
 RECOVERY_WAIT = 5000  # ms; random wait up to this after an announcement (RFC 6887 14.1.3)
-LONGEST_WAY = 30000  # ms that a datagram, or an answer to it, may be on the way
+LONGEST_WAY = timing.LONGEST_WAY
 SILENT_AFTER = 3  # unanswered requests before a person is told
 MRC = 4  # transmissions before another server may be tried (RFC 7488 3)
 
@@ -317,8 +317,8 @@ class Mapping:
             return True
         return bool(self.unanswered) and (verdict == timing.LOST or self.grant is None)
 
-    def on_response(self, now, response, verdict, random_bytes):
-        """Events of one response. verdict: of timing.Epoch, on the epoch that it bears."""
+    def on_response(self, now, response, verdict, random_bytes, age=0):
+        """Events of one response. verdict, age (ms): of timing.Epoch, on the epoch in it."""
         if self.state == IDLE or self.last_sent is None:
             return []  # an answer to a request that was never sent (RFC 6887 8.3)
         if self.state == RELEASING:
@@ -334,10 +334,13 @@ class Mapping:
         if self._is_stray(response):
             return []
         try:
-            grant = self._read_grant(now, response)
+            grant = self._read_grant(now, response, age)
         except ValueError as error:
             self._refusal, self._answer_at = response, now  # so that its copies are none
             return self._on_unusable(now, str(error), random_bytes)
+        if age and self.grant and grant.port_set != self.grant.port_set:
+            self.renew(now)  # an old datagram may tell of an old set
+            return []
         self._answer, self._answer_at = response, now
         if not self.unanswered and self._loses_set(response):
             return self._on_bare_update(now, grant, random_bytes)
@@ -370,7 +373,7 @@ class Mapping:
         self._hold(now, UNUSABLE_RETRY, random_bytes)
         return events
 
-    def _read_grant(self, now, response):
+    def _read_grant(self, now, response, age):
         """The Grant in a SUCCESS. Raises ValueError when no softwire can live on it."""
         data = response.map
         octets = wire.find_option(response.options, wire.OPT_PORT_SET)
@@ -388,7 +391,7 @@ class Mapping:
         if size > self.wish.size and port_set != self.known:
             raise ValueError("%d ports, but %d were asked for" % (size, self.wish.size))
         lifetime = min(response.lifetime, MAX_LIFETIME)
-        began = self._began(now, response.epoch)
+        began = min(self._began(now, response.epoch), now - age)
         if began + lifetime * 1000 <= now:
             raise ValueError("its %d s were over before the answer came" % lifetime)
         return Grant(port_set, first_internal, lifetime, began, began + lifetime * 1000)

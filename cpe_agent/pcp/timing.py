@@ -44,7 +44,8 @@ def renewal(granted, lifetime, after, random_bytes):
 FOLLOWS = "follows"
 LATE = "late"
 LOST = "lost"
-_LATE = 30  # s
+LONGEST_WAY = 30000  # ms that a datagram, or an answer to it, may be on the way
+_ON_TIME = 2000  # ms; epochs are whole seconds, and RFC 6887 8.5 grants two
 
 
 class Epoch:
@@ -52,7 +53,10 @@ class Epoch:
 
     def __init__(self):
         self.server = None  # seconds, as sent
-        self.client = None  # our clock at that time, ms
+        self.client = None  # our clock at that time, in seconds
+        self.age = 0  # ms; the answer checked last was sent at least that long before
+        self._ahead = None  # ms; the server's clock less ours, of the freshest answer
+        self._behind_since = None  # ms; of the first answer in a row that was not on time
 
     def check(self, server, now):
         """Take note of an epoch in seconds, heard at now in ms; the verdict on it.
@@ -62,13 +66,27 @@ class Epoch:
         verdict = self._judge(server, now // 1000)
         self.server = server
         self.client = now // 1000
+        self.age = self._how_old(server * 1000 - now, now, verdict == LOST)
         return verdict
 
     def _judge(self, server, client):
         if self.server is None or self._follows(server, client):
             return FOLLOWS
         behind = self.server + client - self.client - server
-        return LATE if 0 <= behind <= _LATE else LOST
+        return LATE if 0 <= behind <= LONGEST_WAY // 1000 else LOST
+
+    def _how_old(self, ahead, now, lost):
+        """By the freshest answer heard. What is behind it for longer than any datagram can be on
+        the way is no old datagram: the server's clock is slow, or was set back."""
+        if self._behind_since is not None and now > self._behind_since + LONGEST_WAY:
+            lost = True
+        if lost or self._ahead is None or ahead >= self._ahead - _ON_TIME:
+            self._ahead = ahead if lost or self._ahead is None else max(ahead, self._ahead)
+            self._behind_since = None
+            return 0
+        if self._behind_since is None:
+            self._behind_since = now
+        return min(self._ahead - ahead, LONGEST_WAY)
 
     def _follows(self, server, client):
         if server < self.server - 1:

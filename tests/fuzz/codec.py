@@ -151,7 +151,7 @@ def _answer(data, kind):
         return
     assert 0 <= answer.ttl <= dns.MAX_TTL
     for address in answer.addresses:
-        assert len(address) == 16 and (kind == dns.AAAA or wire.is_v4(address))
+        assert len(address) == 16 and wire.is_v4(address) == (kind == dns.A)
 
 
 _CASES = (

@@ -123,7 +123,7 @@ def test_every_prefix_of_the_flash_writes_has_the_old_state_or_the_new(written, 
         count += 1
         found = "absent"
         if content is not None:
-            state = store.decode(content.decode())  # raises Damaged
+            [(_, state)] = store.decode(content.decode())  # raises Damaged
             found = state.port_set and tuple(state.port_set)
             nonce.add(state.nonce)
         if not seen or seen[-1] != found:

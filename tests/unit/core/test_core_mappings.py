@@ -6,7 +6,7 @@ from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 from cpe_agent.pcp.client import Overlap
 from cpe_agent.portset import PortSet
-from tests.unit.core.bench import EPOCH, OTHER_NONCE, SOURCE, Bench
+from tests.unit.core.bench import EPOCH, OTHER_NONCE, SOURCE, Bench, success
 
 HOST = address.octets("2001:db8:1::80")
 PEER = address.octets("198.51.100.0")
@@ -386,3 +386,38 @@ def test_who_has_another_server_can_go_there_after_four_transmissions():
     bench.client.remove(bench.mapping)
     bench.run(3600)
     assert len(bench.sent) == 4
+
+
+def test_the_second_copy_of_a_late_answer_is_no_fresher_than_the_first():
+    """The first one changed what epoch was heard last (RFC 6887 8.5)."""
+    bench = Bench(m.wish(6, 80, 1, 7200)).granted(size=None, first=1088, lifetime=7200)
+    bench.run(3700)
+    same = success(bench, size=None, first=1088, lifetime=6000)
+    other = success(bench, size=None, first=1089, lifetime=6000)
+    promised = bench.now + 6000000
+    bench.refuse(10, 30)
+    bench.run(14)
+    bench.mapping.renew(bench.now)
+    bench.settle()
+    for octets in (other, other, same, same):
+        bench.receive(octets)
+        bench.run(0.25)
+        assert bench.held().first == 1088, "an old datagram may tell of an old set"
+    assert bench.mapping.grant.expires <= promised
+
+
+def test_a_server_whose_clock_was_set_back_a_little_is_believed_again():
+    bench = Bench(m.wish(0, 1, 1024, 3600)).granted(lifetime=3600)
+    bench.run_to_send()
+    bench.answer(lifetime=3600, epoch=bench.epoch() - 20)
+    bench.epoch_zero += 20000
+    for _ in range(3):
+        bench.run(40)
+        if bench.mapping.unanswered:
+            bench.answer(lifetime=3600, first=40960)
+    bench.run_to_send()
+    bench.answer(lifetime=3600, first=40960)
+    assert bench.held().first == 40960
+    count = len(bench.sent)
+    bench.run(1500)
+    assert len(bench.sent) == count
