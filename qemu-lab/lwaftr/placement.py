@@ -57,7 +57,9 @@ class Placement:
         """
         wish = Wish(block.size, address, port, home=address)
         place = self._pool.allocate(client, wish)
-        if place is None or (place[2] == block.size and port in (0, place[1])):
+        if place is None:
+            return None
+        if place[2] == block.size and address in (None, place[0]) and port in (0, place[1]):
             return place
         self._pool.release(*place)
         return None
