@@ -79,10 +79,9 @@ def server_down(sim, now):
 
 
 def _server_back(now, sim):
-    sim.operator.up = True
+    _speaks(now, sim)
     if sim.chance.random() < 0.5:
         server_forgets(sim, now)
-    sim.time.wake(sim, now)
 
 
 def binding_dropped(sim, now):
@@ -208,13 +207,33 @@ def _new_version(now, sim):
 
 
 def epoch_set_back(sim, now):
-    """The server's clock is set back by one second: RFC 6887 8.5 puts up with it."""
-    heard = [router.heard_sent for router in sim.routers if router.heard_sent is not None]
-    calm = sim.operator.epoch_steps == (0,) and now > sim.judge.epochs_odd_until + HOUR
-    # Right after another answer, the rounding to seconds could make two of the one.
-    if heard and calm and now > max(heard) + 2 * MINUTE:
-        sim.operator.epoch_steps = (-1,)
-        sim.time.at(now + sim.chance.randrange(1, 6 * HOUR), _epoch_set_right, sim)
+    """The server's clock is set back by one second, seen in two announcements in a row and in the
+    answers of some hours: RFC 6887 8.5 puts up with it."""
+    if sim.operator.epoch_steps != (0,) or now < sim.judge.trouble_until + HOUR:
+        return
+    if not sim.operator.up or sim.weather.loss:
+        return
+    _announce(now, sim, 0)
+    sim.time.at(now + SECOND // 10, _announce, sim, -1)
+    sim.time.at(now + SECOND, _check_calm, sim, now)
+    sim.operator.epoch_steps = (-1,)
+    sim.time.at(now + sim.chance.randrange(MINUTE, 6 * HOUR), _epoch_set_right, sim)
+
+
+def _announce(now, sim, step):
+    sim.operator.epoch_steps = (step,)
+    epoch = sim.operator.core.epoch(sim.operator.clock(now))
+    data = wire.response(wire.OP_ANNOUNCE, wire.SUCCESS, 0, epoch)
+    told = [(data, router.address, router.port) for router in sim.routers]
+    sim.deliver(now, sim.operator.sent(told))
+
+
+def _check_calm(now, sim, since):
+    """Who awaits no answer has no reason to ask."""
+    for router in sim.routers:
+        idle = all(line.nat and (line.sent_at or 0) < since - MINUTE for line in router.lines)
+        if idle and (router.recovered_at or 0) >= since:
+            sim.judge.fail(router.lines[0], "recovery, though the epoch is but one second behind")
 
 
 def _epoch_set_right(now, sim):
@@ -250,6 +269,38 @@ def shorter_leases(sim, now):
 
 def _longer_leases(now, sim):
     sim.lease_at_most(sim.lifetime_max)
+
+
+def hard_hour(sim, now):
+    """All at once: the server restarts, and its leases are short, answers come late and twice, and
+    it falls silent for minutes, so that leases end in doubt."""
+    chance = sim.chance
+    sim.lease_at_most(120)
+    server_forgets(sim, now)
+    end = min(now + HOUR, sim.calm)
+    sim.judge.trouble(end, epochs=True)
+    sim.weather.turn(0.1, 10000, 0.5)
+    for _ in range(5):
+        start = now + chance.randrange(HOUR)
+        if start < end:
+            sim.time.at(start, _falls_silent, sim)
+            sim.time.at(min(start + chance.randrange(2 * MINUTE, 5 * MINUTE), end), _speaks, sim)
+    sim.time.at(end, _hard_hour_ends, sim)
+
+
+def _falls_silent(now, sim):
+    sim.operator.up = False
+
+
+def _speaks(now, sim):
+    sim.operator.up = True
+    sim.time.wake(sim, now)
+
+
+def _hard_hour_ends(now, sim):
+    _speaks(now, sim)
+    _longer_leases(now, sim)
+    good_network(now, sim)
 
 
 def forged(sim, now):
@@ -297,5 +348,7 @@ ALL = (
     epochs_differ,
     clock_drifts,
     shorter_leases,
+    hard_hour,
+    hard_hour,
     forged,
 )

@@ -41,6 +41,7 @@ class Judge:
         self._left_behind = []  # sets that mappings of old addresses may still occupy
         self._odd = False  # a recovery after this datagram would have a reason
         self._lifetime = 0  # s; in the datagram that comes in
+        self._sent = 0  # ms; when it was sent
 
     def trouble(self, until, epochs=False):
         """Something is wrong until then; epochs: the epoch is, too."""
@@ -76,15 +77,14 @@ class Judge:
                 self.fail(line, "NAT on %s, which the server does not know" % (line.nat,))
 
     def _excused(self, now, line):
-        if self.sim.fast_clock and line.renewed_at is not None:
-            # The server's hour is shorter than the router's, as much as RFC 6887 8.5 puts up with.
-            age = line.router.clock(now) - line.renewed_at
-            if age > line.lifetime * 1000 * 16 // 17:
-                return True
+        # The server's hour may be shorter than the router's, as much as RFC 6887 8.5 puts up with.
+        fast = self.sim.fast_clock and line.given_at is not None
+        if fast and now - line.given_at > line.lifetime * 1000 * 16 // 17:
+            return True
         if line.lost_at is None:
             return False
         if line.answer_sent is not None and line.answer_sent > line.lost_at:
-            return False
+            return line.doubtful and now <= max(line.answered_at, self.trouble_until) + REACTION
         heard = line.router.heard_sent
         if not line.lost_told or heard is None or heard <= line.lost_at:
             return True
@@ -101,7 +101,7 @@ class Judge:
 
     def has(self, now, line):
         """A line was granted a set, or had it renewed."""
-        line.has_at = now
+        line.has_at, line.given_at = now, self._sent
         line.renewed_at = line.router.clock(now)
         line.lifetime = min(self._lifetime, MAX_LIFETIME)
         self._check_same(line)
@@ -109,15 +109,7 @@ class Judge:
     def _check_same(self, line):
         """Who has a set again has the one it had, if nobody else has had it since."""
         before, held = line.before, line.mapping.grant.port_set
-        # A server of softwires likes external ports that the internal range has, too, better than
-        # suggested ones.
-        wish = line.wish
-        outside = (
-            before
-            and wish.internal_port > 1
-            and not (wish.internal_port <= before.first < wish.internal_port + wish.size)
-        )
-        excused = line.moved or before is None or outside or held == before
+        excused = line.moved or before is None or held == before or self._is_elsewhere(line)
         line.before, line.moved = held, False
         if excused:
             return
@@ -131,6 +123,17 @@ class Judge:
         if not any(overlap(other, before) for other in others):
             self.fail(line, "%s, though its own %s was free" % (held, before))
 
+    @staticmethod
+    def _is_elsewhere(line):
+        """The line's set is where a server of softwires does not put it a second time, suggested or
+        not: outside of the internal ports, or on another address than the client's other set."""
+        wish, before = line.wish, line.before
+        if wish.internal_port > 1 and not 0 <= before.first - wish.internal_port < wish.size:
+            return True
+        return any(
+            other.before and other.before.address != before.address for other in line.router.lines
+        )
+
     def left_behind(self, port_set):
         """An old address's mapping may keep that set for a while."""
         self._left_behind.append(port_set)
@@ -140,6 +143,7 @@ class Judge:
     def hearing(self, router, current, data, sent):
         """A genuine datagram is about to come in."""
         self._lifetime = int.from_bytes(data[4:8], "big")
+        self._sent = sent
         self._odd = (
             router.heard_sent is None
             or router.heard_sent <= self.epochs_odd_until
@@ -148,6 +152,9 @@ class Judge:
         )
         if not current or data[0] != wire.VERSION or data[3] == wire.UNSUPP_VERSION:
             return
+        if data[3] == wire.NO_RESOURCES:  # RFC 6887 11.4: it is not about this mapping alone
+            until = self.sim.time.now + min(self._lifetime, MAX_REFUSAL) * SECOND
+            router.held_back_until = max(router.held_back_until, until)
         for line in router.lines:
             lost = line.lost_at is not None and sent > line.lost_at
             if lost and (router.heard_sent is None or router.heard_sent <= line.lost_at):
@@ -166,11 +173,21 @@ class Judge:
             return
         port = int.from_bytes(data[40:42], "big")
         for line in router.lines:
-            # An error tells nothing about the mapping (RFC 6887 7.3), unless all were lost.
-            all_lost = line.lost_at is not None and line.lost_told and sent > line.lost_at
-            news = data[3] == wire.SUCCESS or all_lost
-            if line.wish.internal_port == port and news:
+            # An error tells nothing about the mapping (RFC 6887 7.3); where all were lost, the
+            # epoch has told, and _excused() gives time to react to that.
+            if line.wish.internal_port == port and data[3] == wire.SUCCESS:
+                news = line.lost_at is not None and sent > line.lost_at
+                if news and (line.answer_sent or 0) <= line.lost_at:
+                    line.answered_at = self.sim.time.now
+                    line.doubtful = self._is_doubtful(line, data)
                 line.answer_sent = max(line.answer_sent or 0, sent)
+
+    def _is_doubtful(self, line, data):
+        """True for what may be old news, and is asked about first: another set, or an end by a
+        server whose epochs are odd."""
+        if int.from_bytes(data[4:8], "big") == 0:
+            return self._odd
+        return line.nat is not None and int.from_bytes(data[42:44], "big") != line.nat.first
 
     def recovering(self, now, router):
         """A router asks for everything again: not without a reason."""
@@ -195,9 +212,6 @@ class Judge:
         cap = MAX_VERSION_REFUSAL if refusal.result == wire.UNSUPP_VERSION else MAX_REFUSAL
         until = now + min(refusal.lifetime, cap) * SECOND
         line.refused_until = until
-        for other in line.router.lines:  # RFC 6887 11.4: of all new mappings
-            if refusal.result == wire.NO_RESOURCES and other.nat is None:
-                other.quiet_since = max(other.quiet_since, until)
 
     def sending(self, now, line, data):
         """A MAP request for a line leaves."""
@@ -241,7 +255,7 @@ class Judge:
 
     def check_patience(self, now, line):
         """A line that is wanted has been silent for too long."""
-        since = max(line.quiet_since, line.refused_until or 0)
+        since = max(line.quiet_since, line.refused_until or 0, line.router.held_back_until)
         if now - since > LONGEST_GAP:
             self.fail(line, "no set, and no request for %d s" % ((now - since) // SECOND))
 

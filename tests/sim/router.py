@@ -31,9 +31,10 @@ class Line:
         self.sent_while_held = False
         self.sent_lately = deque()
         self.quiet_since = 0  # when it was last heard of, or asked not to be
-        # For the renewal windows: when the lease was granted or renewed (by the simulation's time
-        # and by the router's own), its length in seconds.
+        # For leases: when ours was granted or renewed (by the simulation's time, and by the
+        # router's own), when the server said so, its length in seconds.
         self.has_at = None
+        self.given_at = None
         self.renewed_at = None
         self.lifetime = None
         self.refused_until = None
@@ -44,6 +45,8 @@ class Line:
         self.lost_told = False  # by the epoch, which every answer shows
         self.told_at = None  # when the first of those came in
         self.answer_sent = None
+        self.answered_at = None  # when the first of those after the loss came in
+        self.doubtful = False  # it may have been old news
 
     def lost(self, now, told=False):
         """The server no longer believes in this mapping."""
@@ -72,6 +75,7 @@ class Router:
         self.asleep_until = None  # the clock stands still
         self.heard_sent = None  # when the server sent the last datagram with an epoch that came in
         self.recovered_at = None
+        self.held_back_until = 0  # a server that is full wants nothing new before
         self._behind = 0
 
     @property
@@ -93,6 +97,7 @@ class Router:
             self.address, sim.client_class(SERVER, self.address, sim.random_bytes)
         )
         self.heard_sent = None
+        self.held_back_until = 0
         for line in self.lines:
             if line.flash:
                 line.mapping = sim.mapping_class(line.wish, *line.flash)
@@ -167,6 +172,7 @@ class Router:
             line.quiet_since = now
             if line.refused_until is not None:
                 line.refused_until += now - since
+        self.held_back_until += now - since
         self.handle_timer(now)
 
     def lose_flash(self):

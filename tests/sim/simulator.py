@@ -72,6 +72,7 @@ class Simulation:
         self.judge.shortest = lifetime = self._choose_lifetime()
         wishes = self._choose_wishes(lifetime)
         self.operator = self._make_operator(wishes)
+        self._all_lines = []
         self.lease_at_most(self.lifetime_max)
         # Old mappings may keep their owners, and others, out until they end.
         self.calm = max(self.end - CONVERGENCE - DAY - chance.randrange(HOUR), 1)
@@ -224,7 +225,12 @@ class Simulation:
             line.lost(now, told)
 
     def lease_at_most(self, lifetime):
-        """The server grants leases of at most so many seconds from now on."""
+        """The server grants leases of at most so many seconds from now on.
+
+        A renewal whose answer is lost may so shorten a lease, and its owner cannot know.
+        """
+        for line in self._all_lines:
+            line.lost(self.time.now)
         self.operator.core.config.pcp.lifetime_max = lifetime
         self.judge.shortest = min(self.judge.shortest, lifetime)
 
