@@ -29,13 +29,14 @@ class Ports(Keeper):
         return config.mapping_wish(self.options)
 
     def suggestion(self):
-        """The set held before, or what the options want where that is something else."""
+        """The set held before, or what the options want where that is something else, or where
+        nothing else will do."""
         options = self.options
         where = _NOTHING[options.family]
         if options.external_address is not None:
             where = address.text(options.external_address)
         wanted = PortSet(where, options.external_port, options.ports)
-        if self.known is None:
+        if self.known is None or options.prefer_failure:
             return wanted if options.external_port or options.external_address else None
         same_port = options.external_port in (0, self.known.first)
         same_address = options.external_address is None or where == self.known.address

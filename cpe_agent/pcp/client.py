@@ -19,6 +19,7 @@ UNMATCHED = "no such mapping or nonce"
 REPEATED = "a copy of an earlier answer"
 
 _WHY = {
+    timing.BACK: "an old answer came in between: asking to be sure",
     timing.LATE: "an answer's epoch is behind: it is an old one, or the server lost its state",
     timing.LOST: "the server's epoch jumped: it lost its state",
 }
@@ -96,6 +97,7 @@ class Client:
     def handle_timer(self, now):
         """Send what is due at now (ms) and notice what has expired."""
         for mapping in self.mappings:
+            self._events += mapping.expire(now)
             self._hold_back(now, mapping)
             datagram, events = mapping.handle_timer(now, self.source, self._random_bytes)
             self._events += events
@@ -105,7 +107,7 @@ class Client:
     def _hold_back(self, now, mapping):
         if self._is_quiet(now):
             mapping.postpone(self._any_from)
-        elif self._new_from is not None and now < self._new_from and mapping.grant is None:
+        elif self._new_from is not None and now < self._new_from and mapping.is_new():
             mapping.postpone(self._new_from)
 
     def _is_quiet(self, now):
@@ -165,7 +167,7 @@ class Client:
             # An answer that is believed is fresh news about its mapping; the rest may be gone.
             asked = mapping if mapping.believes(verdict) else None
             self._recover(now, 0, _WHY[verdict], but=asked, lost=verdict == timing.LOST)
-        if response.result == wire.NO_RESOURCES:
+        if response.result == wire.NO_RESOURCES and mapping.unanswered:
             self._on_no_resources(now, response, mapping)
         self._events += mapping.on_response(
             now, response, verdict, self._random_bytes, self.epoch.age
@@ -175,8 +177,8 @@ class Client:
         """RFC 6887 11.4: a server that is full wants no new mappings for a while; one that cannot
         even delete wants to hear nothing."""
         until = now + min(response.lifetime, m.MAX_ERROR_LIFETIME) * 1000
-        if refused.state == m.RELEASING:
-            self._any_from = until
+        if refused.state == m.RELEASING and response.map.external_port == 0:
+            self._any_from = until  # the deletion was refused: that suggested no port
         else:
             self._new_from = until
 
@@ -234,7 +236,7 @@ class Client:
 
 
 def _internal_range(wish):
-    """(first, last) internal port; all of them for internal port 0."""
-    if wish.internal_port == 0:
+    """(first, last) internal port; all of them for internal port 0, now or as a fallback."""
+    if wish.internal_port == 0 or (wish.fallback and wish.protocol == wire.PROTO_ALL):
         return 0, 65535
     return wish.internal_port, wish.internal_port + wish.size - 1

@@ -120,6 +120,7 @@ class Mapping:
         if known and (wish.family == 4) != wire.is_v4(address.octets(known.address)):
             known = first_internal = None  # of a time when the other family was wanted
         self.known = known
+        self._wanted = known  # with PREFER_FAILURE: nothing else will do
         self.first_internal = first_internal
         self.state = IDLE
         self.grant = None
@@ -129,11 +130,13 @@ class Mapping:
         self.hold_until = None  # ms; the server said not to ask before
         self._retransmission = None  # ms; None while the renewal windows rule
         self._urgent = False
+        self._adopted = False  # the grant is of before a restart, and not confirmed since
         self._doubted = False  # the server lost its state, and has not given the set again yet
         self._plain = False  # the server does not understand PORT_SET: one port, without it
         self.last_sent = None  # ms
         self._sent_at = []  # ms; of requests that may still be on the way
         self._answer = None  # the Response that brought the grant
+        self._epoch = None  # of that Response, while the server counts on from it
         self._refusal = None  # the Response that refused last
         self._answer_at = None  # ms; of the later of the two
         self._deleted_at = None  # ms; when a deletion was last sent
@@ -148,6 +151,7 @@ class Mapping:
         self._answered()
         if grant:
             self._take(grant)
+        self._adopted = grant is not None
         self._urgent = True
         self.send_at = now
 
@@ -181,6 +185,10 @@ class Mapping:
         self.renew(now, delay)
         return True
 
+    def is_new(self):
+        """True while the server is asked for something that we do not have."""
+        return self.state in (ASKING, REFUSED)
+
     def postpone(self, until):
         """Send nothing before that time, in ms: another mapping's refusal says so."""
         if self.send_at is not None and self.send_at < until:
@@ -203,11 +211,15 @@ class Mapping:
             return self.send_at
         return self.grant.expires if self.send_at is None else min(self.send_at, self.grant.expires)
 
-    def handle_timer(self, now, client_ip, random_bytes):
-        """(datagram or None, events) for now."""
-        events = []
+    def expire(self, now):
+        """Events of a grant whose end has come."""
         if self.state == HELD and now >= self.grant.expires:
-            events.append(self._lose(now, "it expired and no renewal was answered"))
+            return [self._lose(now, "it expired and no renewal was answered")]
+        return []
+
+    def handle_timer(self, now, client_ip, random_bytes):
+        """(datagram or None, events) for now; expire() comes before it."""
+        events = []
         if self.state == IDLE or self.send_at is None or now < self.send_at:
             return None, events
         if self.state == RELEASING and self.unanswered >= RELEASE_TRIES:
@@ -252,12 +264,18 @@ class Mapping:
     def _request(self, client_ip):
         deleting = self.state == RELEASING
         suggested, port = wire.ANY_V4 if self.wish.family == 4 else wire.ANY_V6, 0
-        if self.known and not deleting:  # a deletion suggests nothing (RFC 6887 15.1)
-            suggested, port = address.octets(self.known.address), self.known.first
+        place = self._place()
+        if place and not deleting:  # a deletion suggests nothing (RFC 6887 15.1)
+            suggested, port = address.octets(place.address), place.first
         wish = self.wish
         data = wire.MapData(self.nonce, wish.protocol, self.internal_port, port, suggested)
         lifetime = 0 if deleting else wish.lifetime
         return wire.map_request(client_ip, lifetime, data, self._options(client_ip, port, deleting))
+
+    def _place(self):
+        """PortSet to suggest: what we have, or had. With PREFER_FAILURE, without a grant, what was
+        wanted from the beginning: that may leave the address open."""
+        return self._wanted if self.wish.prefer_failure and self.grant is None else self.known
 
     def _options(self, client_ip, suggested_port, deleting):
         wish = self.wish
@@ -313,18 +331,21 @@ class Mapping:
         An answer from a server that lost its state is news, if it was asked for. If it is but
         some seconds behind, it may be an old one, and would stretch the lease.
         """
-        if verdict == timing.FOLLOWS:
+        if verdict in (timing.FOLLOWS, timing.BACK):
             return True
-        return bool(self.unanswered) and (verdict == timing.LOST or self.grant is None)
+        fresh = self.grant is None and self._deleted_at is None
+        return bool(self.unanswered) and (verdict == timing.LOST or fresh)
 
     def on_response(self, now, response, verdict, random_bytes, age=0):
         """Events of one response. verdict, age (ms): of timing.Epoch, on the epoch in it."""
         if self.state == IDLE or self.last_sent is None:
             return []  # an answer to a request that was never sent (RFC 6887 8.3)
         if self.state == RELEASING:
-            return self._on_release_answer(response)
+            return self._on_release_answer(now, response)
         if not self.believes(verdict):
             return []
+        if verdict in (timing.LATE, timing.LOST):
+            self._epoch = None
         if response.result != wire.SUCCESS:
             self._refusal, self._answer_at = response, now
             self._doubted = self._doubted or verdict == timing.LOST
@@ -341,7 +362,7 @@ class Mapping:
         if age and self.grant and grant.port_set != self.grant.port_set:
             self.renew(now)  # an old datagram may tell of an old set
             return []
-        self._answer, self._answer_at = response, now
+        self._answer, self._answer_at, self._epoch = response, now, response.epoch
         if not self.unanswered and self._loses_set(response):
             return self._on_bare_update(now, grant, random_bytes)
         return [self._adopt(now, grant, random_bytes)]
@@ -349,26 +370,33 @@ class Mapping:
     def _is_stray(self, response):
         """True for a Mapping Update of an older mapping that looks like the answer to a request
         with PREFER_FAILURE (RFC 6887 13.2)."""
-        if not self.wish.prefer_failure or self.known is None or self.known.first == 0:
+        place = self._place()
+        if not self.wish.prefer_failure or not self.unanswered or not place or not place.first:
             return False
-        wanted = address.octets(self.known.address)
+        wanted = address.octets(place.address)
         same_address = wanted in (wire.ANY_V4, wire.ANY_V6, response.map.external_ip)
-        return response.map.external_port != self.known.first or not same_address
+        return response.map.external_port != place.first or not same_address
 
-    def _on_release_answer(self, response):
+    def _on_release_answer(self, now, response):
         if response.result == wire.SUCCESS and response.lifetime:
             return []  # a late answer to a renewal, or traffic keeps it alive; ask again
         if response.result != wire.SUCCESS and response.map and response.map.external_port:
             return []  # to a renewal: errors echo what was suggested, and a deletion suggests none
+        if self._can_do_without_port(response.result):
+            self.internal_port = 0
+            return self._ask_otherwise(now, OTHER_FORM)
         return [self._end(response.result == wire.SUCCESS)]
 
     def _on_end(self, now, response, random_bytes):
         """SUCCESS with lifetime 0: the server ended the mapping, or answers a release late."""
         late = self._deleted_at is not None and now <= self._deleted_at + LONGEST_WAY
         if response.map.external_port == 0 and (late or self.state != HELD):
+            if self.state == HELD:
+                self.renew(now)  # a second deletion may have reached the server after all
             return []
         if self.state != HELD:
             return self._on_unusable(now, "its lifetime is 0 s", random_bytes)
+        self._refusal, self._answer_at = response, now
         events = [self._lose(now, "the server ended it")]
         self._hold(now, UNUSABLE_RETRY, random_bytes)
         return events
@@ -406,9 +434,9 @@ class Mapping:
         if not self.unanswered:
             return now - LONGEST_WAY
         began = [at for at in self._sent_at if at >= now - LONGEST_WAY] or [self.last_sent]
-        if self.grant is None or self._answer is None:
+        if self.grant is None or self._epoch is None:
             return began[0]
-        by_epoch = self.grant.granted + (epoch - self._answer.epoch - 1) * 1000
+        by_epoch = self.grant.granted + (epoch - self._epoch - 1) * 1000
         return min(max(began[0], by_epoch), self.last_sent)
 
     def _loses_set(self, response):
@@ -455,14 +483,14 @@ class Mapping:
         self.unanswered = 0
         self.hold_until = None
         self._retransmission = None
-        self._urgent = self._doubted = False
+        self._urgent = self._doubted = self._adopted = False
 
     def _on_error(self, now, response, random_bytes):
         """An error changes nothing on the server (RFC 6887 7.3), so a held set is kept to its end:
         unless the server has lost it, and may have given it to a neighbour."""
         if not self.unanswered:
             doubled = self.hold_until is not None  # the refusal has come before
-            if doubled or response.result != wire.NOT_AUTHORIZED or self.state != HELD:
+            if doubled or not self._revokes(response.result) or self.state != HELD:
                 return []
             # Nobody asked, so it is news about the mapping: it is gone (RFC 6887 8.3).
             events = [self._lose(now, "the server revoked it")]
@@ -483,6 +511,11 @@ class Mapping:
         events.append(Event(EVENT_REFUSED, self, refusal))
         return events
 
+    def _revokes(self, result):
+        """Unasked, these end a mapping (RFC 6887 8.3, 14.2)."""
+        gone = self.wish.prefer_failure and result == wire.CANNOT_PROVIDE_EXTERNAL
+        return gone or result == wire.NOT_AUTHORIZED
+
     def _ask_otherwise(self, now, kind):
         self.unanswered = 0
         self.send_at = self._spaced(now)
@@ -490,13 +523,13 @@ class Mapping:
 
     def _can_do_without_port(self, result):
         """RFC 7753 5.2 asks for all protocols with internal port 1; RFC 6887 11.3 has a server
-        refuse just that."""
+        refuse just that. Which form a lease was asked in is not known after a restart."""
         return (
             result in (wire.MALFORMED_REQUEST, wire.UNSUPP_PROTOCOL)
             and self.wish.fallback
             and self.wish.protocol == wire.PROTO_ALL
             and self.internal_port != 0
-            and self.grant is None
+            and (self.grant is None or self._adopted or self.state == RELEASING)
         )
 
     def _can_do_without_set(self, result):
@@ -510,6 +543,8 @@ class Mapping:
         )
 
     def _on_unusable(self, now, reason, random_bytes):
+        if self.state == REFUSED and not self.unanswered:
+            return []  # unasked, and what was said before still holds
         if self.unanswered != 1:  # one request alone has an answer that is surely its own
             self._urgent = True
             self.unanswered = 0

@@ -40,9 +40,11 @@ def renewal(granted, lifetime, after, random_bytes):
     return None
 
 
-# Verdicts on an epoch. LATE: behind by so little that an old datagram may have come late.
+# Verdicts on an epoch. LATE: behind by so little that an old datagram may have come late. BACK: no
+# successor of the last one, which was such a datagram, but of those before.
 FOLLOWS = "follows"
 LATE = "late"
+BACK = "back"
 LOST = "lost"
 LONGEST_WAY = 30000  # ms that a datagram, or an answer to it, may be on the way
 _ON_TIME = 2000  # ms; epochs are whole seconds, and RFC 6887 8.5 grants two
@@ -61,12 +63,16 @@ class Epoch:
     def check(self, server, now):
         """Take note of an epoch in seconds, heard at now in ms; the verdict on it.
 
-        Signed arithmetic, so that the second of grace backwards does not wrap to 2^32 - 1.
+        Signed arithmetic, so that the second of grace backwards does not wrap to 2^32 - 1. Each
+        epoch replaces the last one, whatever the verdict.
         """
         verdict = self._judge(server, now // 1000)
         self.server = server
         self.client = now // 1000
-        self.age = self._how_old(server * 1000 - now, now, verdict == LOST)
+        ahead = server * 1000 - now
+        if verdict == LOST and self._ahead is not None and abs(ahead - self._ahead) <= _ON_TIME:
+            verdict = BACK
+        self.age = self._how_old(ahead, now, verdict == LOST)
         return verdict
 
     def _judge(self, server, client):

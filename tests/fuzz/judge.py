@@ -169,7 +169,8 @@ class Judge:
             self.count("taken away")
             released = old["state"] == m.RELEASING and new["state"] == m.IDLE
             ended = success and octets[4:8] == bytes(4)
-            revoked = octets[3] == wire.NOT_AUTHORIZED and old["unanswered"] == 0
+            gone = old["wish"].prefer_failure and octets[3] == wire.CANNOT_PROVIDE_EXTERNAL
+            revoked = old["unanswered"] == 0 and (gone or octets[3] == wire.NOT_AUTHORIZED)
             # A refusal from a server that has lost its state: it may have given the set away.
             refused = not success and old["unanswered"] > 0 and new["_doubted"]
             assert released or ended or revoked or refused

@@ -243,7 +243,7 @@ def test_ports_that_are_the_softwires_are_not_asked_for_again(make_peer, make_ag
     agent.wait_held()
     rig.wait_for(lambda: mapping_of(agent, "web")["errors"], "the complaint")
     text = mapping_of(agent, "web")["errors"][0]
-    assert "internal ports 8080-8080 meet those of another mapping, 1-65535" in text
+    assert "internal ports 8080-8080 meet those of another mapping, 0-65535" in text
     peer.request()
     assert peer.quiet(0.3)
 

@@ -130,6 +130,8 @@ class World:
         return Socket(self, server)
 
     def _receive(self, sock):
+        if not sock.waiting:
+            return None
         found = sock.waiting.pop(0)
         if isinstance(found, OSError):
             raise found
