@@ -21,8 +21,16 @@ from tests.interop.conftest import DENY, EXTERNAL, HOME, PORT, SERVER, SERVER_V6
 
 MAPPING = (PORT, HOME, PORT)
 EVERY_REFUSAL = [
-    ({"protocol": "all", "internal_port": 1}, "MALFORMED_REQUEST", "try option internal_port '0'"),
-    ({"protocol": "all", "internal_port": 0}, "MALFORMED_REQUEST", "option protocol 'udp'"),
+    (
+        {"protocol": "all", "internal_port": 1, "ports": 64},
+        "MALFORMED_OPTION",
+        "a server that gives port sets",
+    ),
+    (
+        {"protocol": "all", "internal_port": 0, "ports": 64},
+        "MALFORMED_OPTION",
+        "a server that gives port sets",
+    ),
 ]
 
 # For tests that wait for the protocol's timers, which are the same on both.
