@@ -62,7 +62,9 @@ class Keeper:
         """The grant came, changed, or went; the path's MTU changed."""
 
     def on_move(self, now):
-        """The mapping is about to be given back, to be asked for from another address."""
+        """The mapping is about to be given back, to be asked for from another address. False if
+        that must wait."""
+        return True
 
     def on_lost(self, reason):
         """The grant went; on_change follows."""
@@ -76,11 +78,15 @@ class Keeper:
         self.confirmed = None
         self.choice.refresh(now)
         self.choice.report().switch(now)
+        self._recall_lease(now)
+        self.find_path(now)
+
+    def _recall_lease(self, now):
+        """Begin where a lease that runs on was asked for, and from where."""
         parties = lease.parties(self._lease())
         if parties:
             self._source, server = parties
             self.choice.stay_with(now, server)
-        self.find_path(now)
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
@@ -123,8 +129,9 @@ class Keeper:
         told."""
         self.released = True
         self.choice.refresh(now)
+        self._recall_lease(now)
         try:
-            self._attach(self._way())
+            self._attach(self._with_held_source(now, self._way()))
         except (OSError, Overlap):
             self._on_released(False)
             self.confirmed = None
@@ -144,17 +151,23 @@ class Keeper:
         """Not wanted any more, not even after a restart: give the mapping back and forget it."""
         self.released = True
         if self.mapping and self.mapping.state != m.IDLE:
-            session.say_farewell(now, self.session, self.mapping, self._on_dismissed)
+            server = self._identity
+            session.say_farewell(
+                now,
+                self.session,
+                self.mapping,
+                lambda _, confirmed: self._on_dismissed(server, confirmed),
+            )
             self.session = self.mapping = self.path = None
         else:
             self.forget_path()
         self._end_lease()
         return True
 
-    def _on_dismissed(self, _now, confirmed):
+    def _on_dismissed(self, server, confirmed):
         """What the server may hold still is remembered until others need the room."""
         if confirmed:
-            self._forget()
+            self._forget(server)
 
     def choose_anew(self):
         """The options have changed, and with them who may be asked."""
@@ -197,8 +210,9 @@ class Keeper:
         """netlink.Path to the server, with the source that the config wants. Raises OSError."""
         if self.server() is None:
             raise OSError("no server is known")
-        interface = self._interface if self._holds() else self.choice.interface
-        path = netlink.path_to(self.server(), interface)
+        # An interface that was made anew has another index.
+        same = self.server() == self.choice.address
+        path = netlink.path_to(self.server(), self.choice.interface if same else self._interface)
         if net.is_link_local(path.source) and not self.options.source:
             path = self._with_global_source(path)
         if self.options.source:
@@ -220,6 +234,8 @@ class Keeper:
             self._moving.look(now)
             return
         self.choice.refresh(now)
+        if self.session is None and not self.choice.report().answered:
+            self._recall_lease(now)  # host names are resolved by and by
         path = None
         while path is None:
             try:
@@ -251,11 +267,14 @@ class Keeper:
         if held in (None, path.source) or self.options.source:
             return path
         try:
-            state = netlink.address_state(held, path.index)
+            state = netlink.address_state(held)
         except OSError:
             return path
-        if state == netlink.GONE:
+        moved = self.path is not None and self.path.index != path.index  # to another uplink
+        if state == netlink.GONE or moved:
             return path
+        if net.is_unique_local(path.source) and not net.is_unique_local(held):
+            state = netlink.USABLE  # a router's own prefix is no successor of the provider's
         if state == netlink.DEPRECATED and self.mapping and self.mapping.grant:
             return None
         if state == netlink.DEPRECATED:  # first adopt the lease, then move
@@ -267,8 +286,10 @@ class Keeper:
         get its set, not even we from another address. What cannot be said in some seconds is left
         to the lease's end."""
         self.info("the address %s is deprecated; moving" % address.text(self.path.source))
-        self.on_move(now)
-        self._moving = self.let_go(now)
+        if self.on_move(now):
+            self._moving = self.let_go(now)
+        else:
+            self.look_at = now + PATH_RETRY
 
     def _on_no_way(self, now):
         """Wait until there is one; where there are other servers, pcp.servers says when."""
@@ -281,7 +302,11 @@ class Keeper:
 
     def _restart(self, now, path):
         """RFC 7596 5.1: a new source address means a new request from it."""
+        server = self.server()
         self.forget_path()
+        if self.server() != server:  # the lease's server was only asked for the lease's sake
+            self.look_at = now
+            return
         try:
             self._attach(path)
         except Overlap as error:
@@ -434,7 +459,7 @@ class Keeper:
     def _on_released(self, confirmed):
         if confirmed:
             self.info("the server confirmed that the set is given back")
-            self._forget()
+            self._forget(self._identity)
         else:
             # The server may hold it still, and would refuse any other nonce: keep ours.
             self.warning(
@@ -467,9 +492,9 @@ class Keeper:
         else:
             self.errors.pop("store", None)
 
-    def _forget(self):
+    def _forget(self, server):
         try:
-            self._place.memory.forget(self.name)
+            self._place.memory.forget(self.name, server)
         except store.StoreError as error:
             self.complain("store", str(error))
 

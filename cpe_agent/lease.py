@@ -12,6 +12,8 @@ from cpe_agent import address, portset
 from cpe_agent.pcp.mapping import Grant
 from cpe_agent.portset import PortSet
 
+_LARGEST = 4096  # octets
+
 
 def key(source, server, protocol, internal_port, third_party=None):
     """Text that names a mapping. source, server: 16 octets; third_party: too, or None."""
@@ -33,7 +35,7 @@ def load(path, wanted, now):
     """The Grant of a lease that runs on at now (ms), of the mapping with that key(); else None."""
     try:
         with open(path) as file:
-            fields = json.loads(file.read())
+            fields = json.loads(file.read(_LARGEST))
         bound_to, where, first, size = fields[:4]
         first_internal, lifetime, granted, expires = [int(field) for field in fields[4:]]
         reason = portset.why_unusable(address.octets(where), first, size)
@@ -50,7 +52,7 @@ def parties(path):
     """(source, server) of a lease, each 16 octets, or None."""
     try:
         with open(path) as file:
-            addresses = json.loads(file.read())[0].split(" ")[0]
+            addresses = json.loads(file.read(_LARGEST))[0].split(" ")[0]
         octets = binascii.unhexlify(addresses)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
         return None

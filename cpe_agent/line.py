@@ -39,12 +39,13 @@ class Line(Keeper):
         log.info("softwire '%s' is disabled by option enabled" % self.options.name)
         if self.backend.present():
             self.apply(now)
-        if self.mapping and self.mapping.state != m.IDLE:
+        # While the line is up the set is in use: then the lease ends by itself.
+        if self.mapping and self.mapping.state != m.IDLE and "backend" not in self.errors:
             self.mapping.release(now)
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
-        timers = [at for at in (self.look_at, self._apply_at) if at is not None]
+        timers = [at for at in (super().timer(), self._apply_at) if at is not None]
         return min(timers, default=None)
 
     def handle_timer(self, now):
@@ -144,6 +145,7 @@ class Line(Keeper):
     def on_move(self, now):
         """Nobody else may get the set while we still send from it."""
         self._apply_set(now, None)
+        return "backend" not in self.errors
 
     def on_lost(self, reason):
         """IPv4 is down."""

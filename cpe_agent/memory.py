@@ -40,7 +40,7 @@ class Memory:
         """Remember; written only if something is new. Raises store.StoreError."""
         entries = self._read()
         mine = [entry for entry in entries if entry[0] == name]
-        if not mine or mine[-1] != (name, state):
+        if (name, state) not in mine:
             known = [entry for entry in mine if entry[1].server != state.server]
             late = known[len(known) - _SERVERS + 1 :] if len(known) >= _SERVERS else known
             entries = [entry for entry in entries if entry[0] != name] + late + [(name, state)]
@@ -49,9 +49,11 @@ class Memory:
         self._entries = entries
         self._file.write(store.encode(entries))
 
-    def forget(self, name):
-        """Leave no trace of a name. Raises store.StoreError."""
-        self._entries = [entry for entry in self._read() if entry[0] != name]
+    def forget(self, name, server):
+        """Leave no trace of a name on a server (16 octets). Raises store.StoreError."""
+        self._entries = [
+            entry for entry in self._read() if (entry[0], entry[1].server) != (name, server)
+        ]
         if self._entries:
             self._file.write(store.encode(self._entries))
         else:

@@ -133,15 +133,16 @@ def path_to(address, interface=0):
     return Path(name, index, mtu, wire.V4_PREFIX + source if v4 else source)
 
 
-def address_state(address, interface):
-    """USABLE, DEPRECATED or GONE: what an IPv6 address (16 octets) is on an interface. IPv4
-    addresses are usable. Raises NetlinkError."""
+def address_state(address):
+    """USABLE, DEPRECATED or GONE: what an IPv6 address (16 octets) is, on whichever interface: one
+    of a delegated prefix may be on the LAN's alone. IPv4 addresses are usable. Raises
+    NetlinkError."""
     if wire.is_v4(address):
         return USABLE
     message = struct.pack(net.NATIVE + "BBBBi", _AF_INET6, 0, 0, 0, 0)
     for answer in ask(_ROUTE, _RTM_GETADDR, _DUMP, message):
-        _, _, flags, _, index = struct.unpack_from(net.NATIVE + "BBBBi", answer)
-        if index == interface and attributes(answer, 8).get(_IFA_ADDRESS) == address:
+        flags = answer[2]
+        if attributes(answer, 8).get(_IFA_ADDRESS) == address:
             return DEPRECATED if flags & _IFA_DEPRECATED else USABLE
     return GONE
 

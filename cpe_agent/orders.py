@@ -54,7 +54,11 @@ class Orders:
         mapping = config.read_mapping(name, texts)
         config.check_together(tuple(configured) + self._mappings() + (mapping,))
         self._texts[name] = texts
-        self._write()
+        try:
+            self._write()
+        except store.StoreError:
+            del self._texts[name]
+            raise
         return self._ports(mapping)
 
     def remove(self, name):
@@ -85,7 +89,8 @@ class Orders:
         try:
             content = json.loads(self._file.read() or "{}")
             return [(name, content[name]) for name in sorted(content) if _is_sound(content[name])]
-        except (ValueError, TypeError, RuntimeError):  # RuntimeError: nested too deep for CPython
+        # RuntimeError: nested too deep for CPython.
+        except (ValueError, TypeError, LookupError, RuntimeError):
             return []
 
     def _write(self):

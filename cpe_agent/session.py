@@ -161,7 +161,7 @@ class Farewell:
         """The network has changed: an address that is gone cannot say farewell."""
         path = self._session.path
         try:
-            state = netlink.address_state(path.source, path.index)
+            state = netlink.address_state(path.source)
         except OSError:
             return
         if state == netlink.GONE:

@@ -130,6 +130,7 @@ class Mapping:
         self.hold_until = None  # ms; the server said not to ask before
         self._retransmission = None  # ms; None while the renewal windows rule
         self._urgent = False
+        self._crossing = False  # a renewal was out when the release began
         self._adopted = False  # the grant is of before a restart, and not confirmed since
         self._doubted = False  # the server lost its state, and has not given the set again yet
         self._plain = False  # the server does not understand PORT_SET: one port, without it
@@ -197,6 +198,7 @@ class Mapping:
     def release(self, now):
         """Give the mapping back (RFC 6887 15.1)."""
         self.state = RELEASING
+        self._crossing = self.unanswered > 0
         self.unanswered = 0
         self.send_at = now
         self._retransmission = None
@@ -380,7 +382,8 @@ class Mapping:
     def _on_release_answer(self, now, response):
         if response.result == wire.SUCCESS and response.lifetime:
             return []  # a late answer to a renewal, or traffic keeps it alive; ask again
-        if response.result != wire.SUCCESS and response.map and response.map.external_port:
+        if self._crossing and response.result != wire.SUCCESS and response.map.external_port:
+            self._crossing = False
             return []  # to a renewal: errors echo what was suggested, and a deletion suggests none
         if self._can_do_without_port(response.result):
             self.internal_port = 0

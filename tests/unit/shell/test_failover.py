@@ -2,7 +2,10 @@
 
 import pytest
 
-from cpe_agent import choice, store
+from cpe_agent import address, choice, config, netlink, store
+from cpe_agent.backends.none import Nothing
+from cpe_agent.line import Line
+from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 from tests.unit.shell import virtual
 from tests.unit.shell.virtual import A, B, C
@@ -241,3 +244,50 @@ def test_a_deletion_that_nobody_hears_delays_the_next_mapping_for_some_seconds_o
     requests = [at for at, request in asked if request.lifetime and at > before]
     assert 1 <= len(deletions) <= 4
     assert 9000 <= requests[0] - before <= 11000
+
+
+class Half(Line):
+    """The softwire's timers around a mapping that needs no softwire."""
+
+    def __init__(self, options, place):
+        super().__init__(options._replace(aftr=None), place, Nothing())
+
+    def wish(self):
+        return m.wish(wire.PROTO_TCP, self.options.internal_port, 1, 3600)
+
+
+def softwire(options, place):
+    texts = "config softwire\n option aftr '2001:db8::1'\n option protocol 'tcp'\n"
+    line = config.parse(texts + " option internal_port '8080'\n").softwire
+    return Half(line._replace(server=options.server), place)
+
+
+def test_the_softwire_wakes_by_itself_when_another_round_is_due(world):
+    for server in world.servers.values():
+        server.alive = False
+    world.start(softwire, server=TWO)
+    world.run(200)
+    world.servers[A].alive = True
+    world.run(1200)
+    assert world.grant()
+
+
+def test_a_router_that_loses_server_list_and_address_at_once_goes_on(world, monkeypatch):
+    """DHCP forgets, and the uplink has another address, before DHCP tells anew."""
+    learned = choice.Learned(world.run_dir)
+    learned.put("lo", "dhcpv4", ["04" + A[12:].hex()])
+    world.start()
+    assert world.grant()
+    learned.put("lo", "dhcpv4", [])
+    other = address.octets("10.9.0.99")
+    old = netlink.path_to
+    monkeypatch.setattr(netlink, "path_to", lambda *way: old(*way)._replace(source=other))
+    monkeypatch.setattr(netlink, "address_state", lambda _: netlink.GONE)
+    for _ in range(2):
+        world.on_names()
+        world.run(30)
+    assert world.grant() is None
+    learned.put("lo", "dhcpv4", ["04" + A[12:].hex()])
+    world.on_names()
+    world.run(30)
+    assert world.grant() and world.keeper.path.source == other

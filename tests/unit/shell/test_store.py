@@ -286,15 +286,31 @@ def test_what_is_remembered_does_not_grow_without_end(tmp_path):
     assert again.recall("gone 0", on_server(4).server) is None
 
 
+def test_going_from_server_to_server_and_back_is_not_written(tmp_path):
+    """A day of three silent servers would be 250 writes to the flash."""
+    kept = memory.Memory(str(tmp_path / "state"))
+    for number in (1, 2, 3) * 10:
+        kept.keep("softwire", on_server(number))
+    assert kept.writes == 3
+
+
+def test_what_one_server_confirmed_is_not_forgotten_of_the_others(tmp_path):
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.keep("softwire", on_server(1))
+    kept.keep("softwire", on_server(2))
+    kept.forget("softwire", on_server(1).server)
+    assert kept.servers("softwire") == [on_server(2).server]
+
+
 def test_a_mapping_is_forgotten_without_the_others(tmp_path):
     kept = memory.Memory(str(tmp_path / "state"))
     kept.keep("mapping a", on_server(1))
     kept.keep("mapping b", on_server(2))
-    kept.forget("mapping a")
+    kept.forget("mapping a", on_server(1).server)
     again = memory.Memory(str(tmp_path / "state"))
     assert again.recall("mapping a", SERVER) is None
     assert again.recall("mapping b", SERVER) == on_server(2)
-    again.forget("mapping b")
+    again.forget("mapping b", on_server(2).server)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -81,7 +81,7 @@ class World:
         monkeypatch.setattr(net, "receive", self._receive)
         monkeypatch.setattr(netlink, "path_to", self._path_to)
 
-    def start(self, **options):
+    def start(self, keep=Ports, **options):
         """A keeper of a mapping with these options, from what is on flash and in RAM."""
         texts = {"internal_port": "8080", "default_router": "0", **options}
         self.sessions = session.Sessions(self, self)
@@ -89,7 +89,7 @@ class World:
         kept = memory.Memory(self.run_dir + "/state")
         place = keeper.Place(self.sessions, kept, self.directory, self.run_dir)
         self._handlers = {}
-        self.keeper = Ports(config.read_mapping("web", texts), place)
+        self.keeper = keep(config.read_mapping("web", texts), place)
         self.keeper.start(self.time)
         self.run(0)
 
