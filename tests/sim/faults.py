@@ -213,9 +213,10 @@ def epoch_set_back(sim, now):
         return
     if not sim.operator.up or sim.weather.loss:
         return
+    idle = [router for router in sim.routers if _is_idle(sim, now, router)]
     _announce(now, sim, 0)
     sim.time.at(now + SECOND // 10, _announce, sim, -1)
-    sim.time.at(now + SECOND, _check_calm, sim, now)
+    sim.time.at(now + SECOND, _check_calm, sim, idle, now)
     sim.operator.epoch_steps = (-1,)
     sim.time.at(now + sim.chance.randrange(MINUTE, 6 * HOUR), _epoch_set_right, sim)
 
@@ -228,11 +229,19 @@ def _announce(now, sim, step):
     sim.deliver(now, sim.operator.sent(told))
 
 
-def _check_calm(now, sim, since):
-    """Who awaits no answer has no reason to ask."""
-    for router in sim.routers:
-        idle = all(line.nat and (line.sent_at or 0) < since - MINUTE for line in router.lines)
-        if idle and (router.recovered_at or 0) >= since:
+def _is_idle(sim, now, router):
+    """True for a router that awaits no answer and has heard of all losses: it has no reason to
+    ask."""
+    heard = router.heard_sent is not None and router.heard_sent > sim.judge.epochs_odd_until
+    return heard and all(
+        line.nat and not line.mapping.unanswered and (line.sent_at or 0) < now - MINUTE
+        for line in router.lines
+    )
+
+
+def _check_calm(now, sim, idle, since):
+    for router in idle:
+        if (router.recovered_at or 0) >= since:
             sim.judge.fail(router.lines[0], "recovery, though the epoch is but one second behind")
 
 

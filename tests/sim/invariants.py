@@ -168,6 +168,7 @@ class Judge:
         """It has come in."""
         if not current or data[0] != wire.VERSION or data[3] == wire.UNSUPP_VERSION:
             return
+        overtaken = sent < (router.heard_sent or 0)
         router.heard_sent = max(router.heard_sent or 0, sent)
         if data[1] != wire.OP_MAP | wire.RESPONSE_BIT:
             return
@@ -176,10 +177,10 @@ class Judge:
             # An error tells nothing about the mapping (RFC 6887 7.3); where all were lost, the
             # epoch has told, and _excused() gives time to react to that.
             if line.wish.internal_port == port and data[3] == wire.SUCCESS:
-                news = line.lost_at is not None and sent > line.lost_at
-                if news and (line.answer_sent or 0) <= line.lost_at:
-                    line.answered_at = self.sim.time.now
-                    line.doubtful = self._is_doubtful(line, data)
+                if line.lost_at is not None and sent > line.lost_at:
+                    if (line.answer_sent or 0) <= line.lost_at:
+                        line.answered_at = self.sim.time.now
+                    line.doubtful = overtaken or self._is_doubtful(line, data)
                 line.answer_sent = max(line.answer_sent or 0, sent)
 
     def _is_doubtful(self, line, data):
