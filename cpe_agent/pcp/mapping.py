@@ -382,7 +382,8 @@ class Mapping:
     def _on_release_answer(self, now, response):
         if response.result == wire.SUCCESS and response.lifetime:
             return []  # a late answer to a renewal, or traffic keeps it alive; ask again
-        if self._crossing and response.result != wire.SUCCESS and response.map.external_port:
+        suggested = response.map.external_port if response.map else 0
+        if self._crossing and response.result != wire.SUCCESS and suggested:
             self._crossing = False
             return []  # to a renewal: errors echo what was suggested, and a deletion suggests none
         if self._can_do_without_port(response.result):

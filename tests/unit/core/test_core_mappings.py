@@ -274,6 +274,14 @@ def test_a_deletion_is_not_ended_by_an_answer_to_an_earlier_renewal():
     assert bench.mapping.state == m.IDLE
 
 
+def test_a_deletion_survives_a_server_of_another_version():
+    bench = Bench().start()
+    bench.mapping.release(bench.now)
+    bench.settle()
+    bench.receive(bytes([2, 129, 0, 1, 0, 0, 7, 8]))
+    assert bench.mapping.state == m.IDLE
+
+
 def test_a_late_answer_to_a_deletion_does_not_end_what_was_asked_for_since():
     bench = Bench().granted()
     bench.mapping.release(bench.now)
