@@ -48,6 +48,17 @@ def load(path, wanted, now):
     return Grant(PortSet(where, first, size), first_internal, lifetime, granted, expires)
 
 
+def end(path):
+    """When a lease ends, in ms; None if there is none."""
+    try:
+        with open(path) as file:
+            return int(json.loads(file.read(_LARGEST))[7])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    except (ArithmeticError, RuntimeError):  # as in load()
+        return None
+
+
 def parties(path):
     """(source, server) of a lease, each 16 octets, or None."""
     try:

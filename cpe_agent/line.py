@@ -1,6 +1,6 @@
 """The softwire: a mapping whose port set is what the router's NAT lives on."""
 
-from cpe_agent import advice, config, log, net, plan, softwire, store
+from cpe_agent import advice, config, lease, log, net, plan, softwire, store
 from cpe_agent.backends import BackendError
 from cpe_agent.keeper import Keeper
 from cpe_agent.pcp import mapping as m
@@ -109,6 +109,18 @@ class Line(Keeper):
         self._listen()
         if held or self.backend.present():
             self.apply(now)
+
+    def _on_no_way(self, now):
+        """Without a way nothing is renewed: a line that is up without a mapping of ours ends with
+        its lease."""
+        super()._on_no_way(now)
+        if self.mapping is not None or not self.backend.present():
+            return
+        end = lease.end(self._lease())
+        if end is not None and end > now:
+            self.look_soon(end)
+        else:
+            self._apply_set(now, None)
 
     # ICMPv6 from the lwAFTR
 

@@ -2,11 +2,13 @@
 
 import pytest
 
-from cpe_agent import address, choice, config, netlink, store
+from cpe_agent import address, choice, config, lease, netlink, store
 from cpe_agent.backends.none import Nothing
 from cpe_agent.line import Line
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
+from cpe_agent.pcp.mapping import Grant
+from cpe_agent.portset import PortSet
 from tests.unit.shell import virtual
 from tests.unit.shell.virtual import A, B, C
 
@@ -246,20 +248,32 @@ def test_a_deletion_that_nobody_hears_delays_the_next_mapping_for_some_seconds_o
     assert 9000 <= requests[0] - before <= 11000
 
 
+class LeftUp(Nothing):
+    """A line that a forerunner left up."""
+
+    plan = "a line"
+
+    def present(self):
+        return self.plan is not None
+
+    def apply(self, plan):
+        self.plan = plan
+
+
 class Half(Line):
     """The softwire's timers around a mapping that needs no softwire."""
 
-    def __init__(self, options, place):
-        super().__init__(options._replace(aftr=None), place, Nothing())
+    def __init__(self, options, place, backend=None):
+        super().__init__(options._replace(aftr=None), place, backend or Nothing())
 
     def wish(self):
         return m.wish(wire.PROTO_TCP, self.options.internal_port, 1, 3600)
 
 
-def softwire(options, place):
+def softwire(options, place, backend=None):
     texts = "config softwire\n option aftr '2001:db8::1'\n option protocol 'tcp'\n"
     line = config.parse(texts + " option internal_port '8080'\n").softwire
-    return Half(line._replace(server=options.server), place)
+    return Half(line._replace(server=options.server), place, backend)
 
 
 def test_the_softwire_wakes_by_itself_when_another_round_is_due(world):
@@ -270,6 +284,18 @@ def test_the_softwire_wakes_by_itself_when_another_round_is_due(world):
     world.servers[A].alive = True
     world.run(1200)
     assert world.grant()
+
+
+def test_a_line_that_nobody_can_renew_ends_with_its_lease(world):
+    """The agent was restarted, and the name of its server is not resolved any more."""
+    backend = LeftUp()
+    left = Grant(PortSet("192.0.2.3", 4001, 1), 8080, 600, world.time, world.time + 600000)
+    lease.save(world.run_dir + "/lease", "00" * 32 + " 6 8080", left)
+    world.start(lambda options, place: softwire(options, place, backend))
+    world.run(590)
+    assert backend.present()
+    world.run(20)
+    assert not backend.present()
 
 
 def test_a_router_that_loses_server_list_and_address_at_once_goes_on(world, monkeypatch):
