@@ -87,10 +87,10 @@ class CountsFromTheAnswer(m.Mapping):
 class KeepsWhatExpired(m.Mapping):
     """Goes on with a set whose lease is over."""
 
-    def handle_timer(self, now, client_ip, random_bytes):
+    def expire(self, now):
         if self.grant and now >= self.grant.expires:
             self.grant = self.grant._replace(expires=now + 3600000)
-        return super().handle_timer(now, client_ip, random_bytes)
+        return super().expire(now)
 
 
 class IgnoresTheEnd(m.Mapping):

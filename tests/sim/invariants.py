@@ -168,7 +168,8 @@ class Judge:
         """It has come in."""
         if not current or data[0] != wire.VERSION or data[3] == wire.UNSUPP_VERSION:
             return
-        overtaken = sent < (router.heard_sent or 0)
+        # Overtaken, or so long on the way that its epoch does not follow.
+        odd = sent < (router.heard_sent or 0) or self.sim.time.now > sent + 2 * SECOND
         router.heard_sent = max(router.heard_sent or 0, sent)
         if data[1] != wire.OP_MAP | wire.RESPONSE_BIT:
             return
@@ -177,10 +178,13 @@ class Judge:
             # An error tells nothing about the mapping (RFC 6887 7.3); where all were lost, the
             # epoch has told, and _excused() gives time to react to that.
             if line.wish.internal_port == port and data[3] == wire.SUCCESS:
-                if line.lost_at is not None and sent > line.lost_at:
+                copy = line.answer_sent is not None and sent <= line.answer_sent
+                if line.lost_at is not None and sent > line.lost_at and not copy:
                     if (line.answer_sent or 0) <= line.lost_at:
                         line.answered_at = self.sim.time.now
-                    line.doubtful = overtaken or self._is_doubtful(line, data)
+                    adopted = line.given_at is not None and line.given_at > line.lost_at
+                    doubt = odd and not adopted
+                    line.doubtful = doubt or self._is_doubtful(line, data)
                 line.answer_sent = max(line.answer_sent or 0, sent)
 
     def _is_doubtful(self, line, data):
