@@ -175,6 +175,7 @@ class Mapping:
         that wait in any case.
         """
         self._doubted = self._doubted or lost
+        self._epoch = None
         soon = now + max(delay, RECOVERY_WAIT)
         if self._urgent and self.send_at is not None and self.send_at <= soon:
             return False

@@ -274,6 +274,20 @@ def test_a_deletion_is_not_ended_by_an_answer_to_an_earlier_renewal():
     assert bench.mapping.state == m.IDLE
 
 
+def test_a_lease_is_not_counted_by_an_epoch_that_jumped_meanwhile():
+    """Another mapping's answer told of the jump; ours may be to a request of before."""
+    bench = two()
+    bench.sets[1].start(bench.now)
+    bench.settle()
+    bench.run_to_send()
+    first = bench.now
+    bench.run(5)
+    bench.refuse(wire.NO_RESOURCES, 30, which=1, epoch=100000)
+    bench.run(5)
+    bench.answer(size=None, lifetime=240, epoch=100005)
+    assert bench.mapping.grant.expires <= first + 240000
+
+
 def test_a_deletion_survives_a_server_of_another_version():
     bench = Bench().start()
     bench.mapping.release(bench.now)
