@@ -148,6 +148,7 @@ class Judge:
             router.heard_sent is None
             or router.heard_sent <= self.epochs_odd_until
             or sent <= self.epochs_odd_until
+            or router.heard_odd  # RFC 6887 8.5 compares with it, old as it was
             or data[1] != wire.OP_MAP | wire.RESPONSE_BIT
         )
         if not current or data[0] != wire.VERSION or data[3] == wire.UNSUPP_VERSION:
@@ -171,6 +172,8 @@ class Judge:
         # Overtaken, or so long on the way that its epoch does not follow.
         odd = sent < (router.heard_sent or 0) or self.sim.time.now > sent + 2 * SECOND
         router.heard_sent = max(router.heard_sent or 0, sent)
+        # After the last of all epochs, the server starts again.
+        router.heard_odd = odd or data[8:12] == b"\xff" * 4
         if data[1] != wire.OP_MAP | wire.RESPONSE_BIT:
             return
         port = int.from_bytes(data[40:42], "big")

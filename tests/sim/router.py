@@ -74,6 +74,7 @@ class Router:
         self.leaving = None  # session of the address before, until its mappings are released
         self.asleep_until = None  # the clock stands still
         self.heard_sent = None  # when the server sent the last datagram with an epoch that came in
+        self.heard_odd = False  # what was heard last had been overtaken, or was long on the way
         self.recovered_at = None
         self.held_back_until = 0  # a server that is full wants nothing new before
         self._behind = 0
@@ -97,6 +98,7 @@ class Router:
             self.address, sim.client_class(SERVER, self.address, sim.random_bytes)
         )
         self.heard_sent = None
+        self.heard_odd = False
         self.held_back_until = 0
         for line in self.lines:
             if line.flash:
