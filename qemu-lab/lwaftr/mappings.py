@@ -90,15 +90,30 @@ class Mapping:
         return inside and same_protocol(self.protocol, protocol)
 
     def place_internal(self):
-        """Set the first internal port from the external one.
+        """Set the first internal port of a new mapping: the external one, or the one asked for.
 
         An lwAFTR translates no ports: internal = external (AMB-5), unless that lies outside of
         what was asked for, where RFC 7753 4.2 forbids it, or cannot be told, as of a single port,
         whose answer bears no First Internal Port.
         """
+        self.internal = self.external if self._may_be_alike() else self.low
+
+    def follow_external(self, others):
+        """Let the internal ports follow the external ones, which were moved.
+
+        others: the client's mappings. Where the new ports would meet theirs the old ones stay,
+        since internal ports never overlap (RFC 7753 6.3).
+        """
+        last = self.external + self.size - 1
+        taken = any(
+            other.meets(self.protocol, self.external, last) for other in others if other is not self
+        )
+        if self._may_be_alike() and not taken:
+            self.internal = self.external
+
+    def _may_be_alike(self):
         inside = self.low <= self.external and self.external + self.size - 1 <= self.high
-        alike = inside and self.size > 1 and not self.translated
-        self.internal = self.external if alike else self.low
+        return inside and self.size > 1 and not self.translated
 
     def remaining(self, now_ms):
         """Seconds of life left, rounded up; 2^32-1 for a static mapping (RFC 6887 11.3)."""
@@ -146,16 +161,18 @@ class MappingTable:
         mapping.block.mappings.remove(mapping)
         self._count -= 1
 
+    def of_client(self, client):
+        """The client's mappings, oldest first."""
+        return self._by_client.get(client, ())
+
     def blocks(self, client):
         """The client's blocks, each once, in order of their mappings."""
-        return list(dict.fromkeys(mapping.block for mapping in self._by_client.get(client, ())))
+        return list(dict.fromkeys(mapping.block for mapping in self.of_client(client)))
 
     def touched(self, asked):
         """The mappings that a requests.MapRequest meets, by first internal port (part G)."""
-        entries = self._by_client.get(asked.client)
-        if entries is None:
-            return ()
         low, high = asked.internal_range()
+        entries = self.of_client(asked.client)
         found = [mapping for mapping in entries if mapping.meets(asked.protocol, low, high)]
         if len(found) > 1:
             found.sort(key=lambda mapping: (mapping.internal, mapping.protocol))

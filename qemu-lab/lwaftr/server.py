@@ -412,7 +412,7 @@ class PcpServer:
             for mapping in stays:
                 self.bindings.remove(mapping.binding)
                 mapping.external += shift
-                mapping.place_internal()
+                mapping.follow_external(self._table.of_client(client))
                 self._install_binding(mapping)
         for mapping in moved:
             self._updates.start(now_ms, mapping, gone=mapping.prefer_failure)

@@ -375,6 +375,29 @@ def test_move_without_room_changes_nothing():
     assert granted(only(ask(server))) == before
 
 
+def test_a_moved_set_leaves_the_internal_ports_of_another_mapping_alone():
+    server = make_server({"addresses": ["192.0.2.3"], "set_size": 64})
+    assert granted(only(ask(server)))[1:] == (1024, 64, 1024)
+    # Inside it is port 5000, outside not: 5000 is free for a set there, but not here.
+    assert granted(only(ask(server, protocol=6, internal=5000, size=1, port=2000)))[1] == 2000
+    updates = [wire.parse_response(out.data) for out in server.move(NOW, CLIENT, 0xC0000203, 4992)]
+    assert granted(updates[0])[1:] == (4992, 64, 1024)
+    # So each port has one mapping still, and each request one answer.
+    assert granted(only(ask(server, internal=1024, size=64)))[1:] == (4992, 64, 1024)
+    single = only(ask(server, protocol=6, internal=5000, size=1))
+    assert granted(single)[1] == granted(updates[1])[1]
+    # Elsewhere the internal ports follow again.
+    moved = wire.parse_response(server.move(NOW, CLIENT, 0xC0000203, 8192)[0].data)
+    assert granted(moved)[1:] == (8192, 64, 8192)
+
+
+def test_a_set_that_is_moved_out_of_the_range_asked_for_keeps_its_internal_ports():
+    server = make_server({"addresses": ["192.0.2.3"], "set_size": 64})
+    assert granted(only(ask(server, internal=2000, size=200)))[1:] == (2048, 64, 2048)
+    server.move(NOW, CLIENT, 0xC0000203, 8192)
+    assert granted(only(ask(server, internal=2000, size=200)))[1:] == (8192, 64, 2048)
+
+
 def test_dropped_binding_comes_back_with_the_renewal():
     server = make_server(LW4O6_POOL)
     ask(server)
