@@ -106,6 +106,14 @@ def overlap(server, error):
     return "cannot be asked for at %s: %s; give it other internal ports" % (server, error)
 
 
+def put_off(server, error):
+    """The softwire's internal ports are in the way of a mapping, and it comes first."""
+    return (
+        "put off: the softwire comes first at %s: %s; it comes back by itself when they do not "
+        "meet any more; give it other internal ports, or another server" % (server, error)
+    )
+
+
 def unique_local(source):
     """RFC 6887 8.4: such an address should not ask, since a mapping for it is of little use."""
     return (

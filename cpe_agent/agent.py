@@ -63,7 +63,7 @@ class Agent:
         if settings.softwire:
             self.line = Line(settings.softwire, self._place, _backend(settings, paths))
         self.ports = [Ports(one, self._place) for one in settings.mappings]
-        self.ports += self._orders.load(settings.mappings)
+        self.ports += self._orders.load(settings.mappings, settings.softwire)
         self._name_the_living()
 
     def keepers(self):
@@ -195,7 +195,7 @@ class Agent:
 
     def _map(self, request):
         try:
-            keeper = self._orders.add(request, self.config.mappings)
+            keeper = self._orders.add(request, self.config.mappings, self.config.softwire)
         except (ValueError, OSError) as error:
             return {"error": str(error)}
         self.ports.append(keeper)
@@ -236,7 +236,7 @@ class Agent:
         """Take up a changed config file; a bad one changes nothing but status."""
         settings, error = load_config(self.paths)
         if settings is not None:
-            error = self._orders.why_not_beside(settings.mappings)
+            error = self._orders.why_not_beside(settings.mappings, settings.softwire)
         if error:
             self.complain_about_config(error)
             return {"error": error}

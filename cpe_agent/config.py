@@ -205,8 +205,9 @@ def parse(text):
     if len(softwires) > 1 or not softwires + found["mapping"]:
         raise ConfigError("%d 'config softwire' sections; exactly one is needed" % len(softwires))
     mappings = tuple([_mapping(section, warnings) for section in found["mapping"]])
-    check_together(mappings)
-    return Config(softwires[0] if softwires else None, mappings, agent, warnings)
+    softwire = softwires[0] if softwires else None
+    check_together(mappings, softwire)
+    return Config(softwire, mappings, agent, warnings)
 
 
 def _read(where, texts, options, warnings):
@@ -319,23 +320,46 @@ def mapping_wish(options):
     )
 
 
-def check_together(mappings):
-    """Raises ConfigError for mappings that cannot be beside each other: too many, two of a name, or
-    two that want the same internal ports of a host from one server (RFC 7753 6.3)."""
+def check_together(mappings, softwire=None):
+    """Raises ConfigError for mappings that cannot be beside each other, or beside a softwire: too
+    many, two of a name, or two that want the same internal ports of a host from one server
+    (RFC 7753 6.3)."""
     if len(mappings) > MAX_MAPPINGS:
         raise ConfigError("%d mappings; allowed: %d" % (len(mappings), MAX_MAPPINGS))
-    clients = {}  # one for each list of servers: it arbitrates here as it does at work
-    names = set()
+    earlier = []
     for one in mappings:
-        if one.name in names:
+        if one.name in [other.name for other in earlier]:
             raise ConfigError("mapping '%s' is there twice; each needs its own name" % one.name)
-        names.add(one.name)
-        client = clients.setdefault((one.server, one.source), Client(None, wire.ANY_V6, None))
-        try:
-            if one.enabled:
-                client.add(m.Mapping(mapping_wish(one), one.name))
-        except Overlap as error:
-            raise ConfigError("mapping '%s' needs other ports: %s" % (one.name, error)) from None
+        for other in earlier:
+            if one.server == other.server or _share(one.server, other.server):
+                _check_ports(one, "other ports", mapping_wish(other), other)
+        if softwire and _share(one.server, _first_asked(softwire)):
+            needs = "other ports, or another server than the softwire"
+            _check_ports(one, needs, softwire_wish(softwire), softwire)
+        earlier.append(one)
+
+
+def _first_asked(softwire):
+    """Its servers, unless DHCP tells of others: those of option server, else the lwAFTR."""
+    configured = [one for one in softwire.server if one[0] == servers.CONFIG]
+    return [(servers.CONFIG, where) for _, where in configured or softwire.server]
+
+
+def _share(servers_of_one, servers_of_other):
+    return bool([server for server in servers_of_one if server in servers_of_other])
+
+
+def _check_ports(one, needs, wish, other):
+    """Raises ConfigError if the internal ports of a mapping meet those of another's wish. The
+    client arbitrates here as it does at work."""
+    if not (one.enabled and other.enabled) or one.source != other.source:
+        return
+    client = Client(None, wire.ANY_V6, None)
+    client.add(m.Mapping(wish, None))
+    try:
+        client.add(m.Mapping(mapping_wish(one), None))
+    except Overlap as error:
+        raise ConfigError("mapping '%s' needs %s: %s" % (one.name, needs, error)) from None
 
 
 def read_mapping(name, texts):

@@ -9,7 +9,6 @@ import os
 from cpe_agent import address, advice, choice, lease, log, net, netlink, portset, session, store
 from cpe_agent.memory import Memory
 from cpe_agent.pcp import mapping as m
-from cpe_agent.pcp.client import Overlap
 
 _BEYOND = b"\x20" + b"\0" * 15  # 2000::, any global address
 # Events that the time brings, and not an answer.
@@ -41,7 +40,6 @@ class Keeper:
         self._identity = None  # 16 octets that name the server, whichever of its addresses is asked
         self._interface = 0  # index of the one that the server was learned on, or 0
         self._source = None  # 16 octets: where the lease was asked from, while there is one
-        self._leaving = False  # an earlier mapping of ours is being given back
         self._moving = None  # session.Farewell that has to end before anything is asked
 
     # What those that build on it may change
@@ -69,6 +67,9 @@ class Keeper:
     def on_lost(self, reason):
         """The grant went; on_change follows."""
         self.error("the mapping is lost: %s; asking for it again" % reason)
+
+    def on_taken(self, now, error):
+        """Others have the internal ports that we want (session.Taken). We look again later."""
 
     # Life
 
@@ -132,7 +133,7 @@ class Keeper:
         self._recall_lease(now)
         try:
             self._attach(self._with_held_source(now, self._way()))
-        except (OSError, Overlap):
+        except (OSError, session.Taken):
             self._on_released(False)
             self.confirmed = None
             return False
@@ -179,17 +180,16 @@ class Keeper:
             self.session.remove(self.mapping)
         self.session = self.mapping = self.path = None
 
-    def let_go(self, now):
-        """Give the mapping back in passing, to ask for another one. Returns session.Farewell."""
+    def let_go(self, now, then=None):
+        """Give the mapping back in passing, to ask for another one. then(now, confirmed) is called
+        when that is over; by default, it is asked for. Returns session.Farewell."""
         left, mapping = self.session, self.mapping
         self.session = self.mapping = self.path = None
-        self._leaving = True
         self._end_lease()
-        return session.say_farewell(now, left, mapping, self._on_gone, quickly=True)
+        return session.say_farewell(now, left, mapping, then or self._on_gone, quickly=True)
 
     def _on_gone(self, now, _confirmed):
         """What was in the way of another mapping on the same server is so no more."""
-        self._leaving = False
         self._moving = None
         self.look_soon(now)
 
@@ -244,7 +244,6 @@ class Keeper:
                 if self._holds() or self.server() is None or not self.choice.unreachable(now):
                     self._on_no_way(now)
                     return
-        self.errors.pop("path", None)
         path = self._with_held_source(now, path)
         if path is None:
             self._move(now)
@@ -255,6 +254,8 @@ class Keeper:
         elif path != before:  # its MTU
             self.path = path
             self.on_change(now)
+        if self.session is not None:
+            self.errors.pop("path", None)
 
     def _with_held_source(self, now, path):
         """The path from where the lease was asked for, as long as that address is good for it; None
@@ -309,9 +310,8 @@ class Keeper:
             return
         try:
             self._attach(path)
-        except Overlap as error:
-            if not self._leaving:
-                self.complain("path", advice.overlap(self._server_text(), error))
+        except session.Taken as error:
+            self.on_taken(now, error)
         except OSError as error:
             # An address that is still being checked for duplicates cannot be bound yet.
             self.complain("path", advice.no_source(address.text(path.source), error))
@@ -333,7 +333,7 @@ class Keeper:
         """The way is known. held: the Grant that was adopted, or None."""
 
     def _attach(self, path):
-        """A Mapping on a Session for that path. Raises OSError or Overlap."""
+        """A Mapping on a Session for that path. Raises OSError or session.Taken."""
         self._identity = self.choice.identity(self._place.memory.servers(self.name))
         self._interface = self.choice.interface
         there = self._place.sessions.open(self.server(), path, bool(self._interface))

@@ -152,6 +152,13 @@ class Line(Keeper):
             now = self._sessions.clock.now()
             self.session.client.binding_lost(now)
 
+    # Others at the same server
+
+    def on_taken(self, now, error):
+        """The softwire comes first: without it there is no IPv4 to map anything of."""
+        for owner in error.owners:
+            owner.put_off(now, error, self.look_soon)
+
     # The network
 
     def on_move(self, now):

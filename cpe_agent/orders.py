@@ -31,13 +31,14 @@ class Orders:
         self._place = place.in_ram()
         self._texts = {}  # name: {option: text or list of text}
 
-    def load(self, configured):
-        """Ports of what is in the file. configured: tuple of config.Mapping, which come first."""
+    def load(self, configured, softwire=None):
+        """Ports of what is in the file. configured: tuple of config.Mapping, which come first, as
+        does the config.Softwire."""
         found = []
         for name, texts in self._read():
             try:
                 mapping = config.read_mapping(name, texts)
-                config.check_together(tuple(configured) + self._mappings() + (mapping,))
+                self._check(configured, softwire, mapping)
             except config.ConfigError as error:
                 log.warning("mapping '%s' by command is dropped: %s" % (name, error))
                 continue
@@ -45,14 +46,14 @@ class Orders:
             found.append(self._ports(mapping))
         return found
 
-    def add(self, request, configured):
+    def add(self, request, configured, softwire=None):
         """Ports for the words of a command. Raises config.ConfigError and store.StoreError."""
         texts = {word: request[word] for word in _WORDS if request.get(word)}
         if not _is_sound(texts):
             raise config.ConfigError("options are text, or lists of it")
         name = "%s%s" % (texts.get("protocol"), texts.get("internal_port"))
         mapping = config.read_mapping(name, texts)
-        config.check_together(tuple(configured) + self._mappings() + (mapping,))
+        self._check(configured, softwire, mapping)
         self._texts[name] = texts
         try:
             self._write()
@@ -69,13 +70,17 @@ class Orders:
         except store.StoreError as error:
             log.warning(str(error))
 
-    def why_not_beside(self, configured):
-        """Why these mappings of a config cannot be beside those of commands, or None."""
+    def why_not_beside(self, configured, softwire=None):
+        """Why these mappings and this softwire of a config cannot be beside the mappings of
+        commands, or None."""
         try:
-            config.check_together(tuple(configured) + self._mappings())
+            self._check(configured, softwire)
         except config.ConfigError as error:
             return "%s ('cpe-agent unmap' ends those of commands)" % error
         return None
+
+    def _check(self, configured, softwire, *more):
+        config.check_together(tuple(configured) + self._mappings() + more, softwire)
 
     def _mappings(self):
         return tuple([config.read_mapping(name, self._texts[name]) for name in self._texts])

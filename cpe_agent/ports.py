@@ -1,7 +1,8 @@
 """A mapping for its own sake: ports of a NAT44, a NAT64 or a firewall, for this host or another."""
 
-from cpe_agent import address, config
-from cpe_agent.keeper import Keeper
+from cpe_agent import address, advice, config, session
+from cpe_agent.keeper import PATH_RETRY, Keeper
+from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 from cpe_agent.portset import PortSet
 
@@ -47,6 +48,31 @@ class Ports(Keeper):
         self.released = not self.options.enabled
         if self.options.enabled:
             super().start(now)
+
+    def on_taken(self, now, error):
+        """Who has the ports keeps them. Who is giving them back will have done so in seconds."""
+        holders = [one for one in error.owners if not isinstance(one, session.Farewell)]
+        if [one for one in holders if not isinstance(one, Ports)]:
+            self.complain("path", advice.put_off(self._server_text(), error))
+        elif holders:
+            self.complain("path", advice.overlap(self._server_text(), error))
+
+    def put_off(self, now, error, then):
+        """Give the internal ports up to the softwire (RFC 7753 6.3). then(now) is called when the
+        server has heard of it, or has been silent for long enough."""
+        if self.mapping.state == m.IDLE:
+            self.forget_path()
+            then(now)
+            return
+        self.complain("path", advice.put_off(self._server_text(), error))
+        server = self._identity
+
+        def on_gone(now, confirmed):
+            self._on_dismissed(server, confirmed)
+            then(now)
+            self.look_soon(now + PATH_RETRY)
+
+        self.let_go(now, on_gone)
 
     def change(self, now, options):
         """Go over to other options. What the server has to know of is asked for anew, once it has

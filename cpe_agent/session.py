@@ -8,10 +8,18 @@ import os
 
 from cpe_agent import advice, clock, log, net, netlink
 from cpe_agent.pcp import mapping as m
-from cpe_agent.pcp.client import Client
+from cpe_agent.pcp.client import Client, Overlap
 
 _MOST_AT_ONCE = 64  # datagrams; a flood must not keep the loop from its timers
 _FAREWELL = 10000  # ms; the longest that a deletion is repeated where something waits for its end
+
+
+class Taken(Overlap):
+    """Internal ports that others have. owners: of the mappings that have them."""
+
+    def __init__(self, text, owners):
+        super().__init__(text)
+        self.owners = owners
 
 
 class Session:
@@ -43,9 +51,24 @@ class Session:
         return mine == (server, path.source, path.index)
 
     def add(self, mapping, owner):
-        """Take charge of a mapping. Raises pcp.client.Overlap."""
-        self.client.add(mapping)
+        """Take charge of a mapping. Raises Taken."""
+        try:
+            self.client.add(mapping)
+        except Overlap as error:
+            raise Taken(str(error), self._in_the_way(mapping)) from None
         self._owners.append((mapping, owner))
+
+    def _in_the_way(self, mapping):
+        return [owner for other, owner in self._owners if self._meet(mapping, other)]
+
+    def _meet(self, one, other):
+        judge = Client(self.server, self.path.source, None)
+        judge.add(other)
+        try:
+            judge.add(one)
+        except Overlap:
+            return True
+        return False
 
     def remove(self, mapping):
         """Forget a mapping; the last one closes the session."""
@@ -156,6 +179,9 @@ class Farewell:
         """Nothing can be done about it: the mapping ends by itself. Who waits, waits no longer."""
         if self.end_at is not None:
             self.end(now, False)
+
+    def put_off(self, now, error, then):
+        """It goes as soon as it can."""
 
     def look(self, now):
         """The network has changed: an address that is gone cannot say farewell."""

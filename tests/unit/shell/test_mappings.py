@@ -236,9 +236,10 @@ def test_a_mapping_and_a_softwire_live_side_by_side(make_peer, make_agent):
 
 
 def test_ports_that_are_the_softwires_are_not_asked_for_again(make_peer, make_agent):
-    """RFC 7753 6.3: the server would take that for a request for the softwire's set."""
+    """RFC 7753 6.3: the server would take that for a request for the softwire's set. Here the
+    config does not show it, since only the kernel knows the source that is used by default."""
     peer = make_peer(rig.grant())
-    agent = make_agent(mappings={"web": {**WEB, "server": rig.SERVER}})
+    agent = make_agent(mappings={"web": {**WEB, "server": rig.SERVER, "source": rig.CLIENT}})
     agent.start()
     agent.wait_held()
     rig.wait_for(lambda: mapping_of(agent, "web")["errors"], "the complaint")
@@ -246,6 +247,9 @@ def test_ports_that_are_the_softwires_are_not_asked_for_again(make_peer, make_ag
     assert "internal ports 8080-8080 meet those of another mapping, 0-65535" in text
     peer.request()
     assert peer.quiet(0.3)
+    done = agent.cli("map", "tcp", "22", "--server", rig.SERVER)
+    assert done.returncode == 2
+    assert "mapping 'tcp22' needs other ports, or another server than the softwire" in done.stderr
 
 
 def test_release_without_an_agent_gives_mappings_back_too(make_peer, make_keeper):

@@ -76,6 +76,7 @@ class World:
         self._handlers = {}
         self.run_dir = str(directory)
         self.keeper = None
+        self.others = []  # keepers beside it, in the same place
         monkeypatch.setattr(net, "request_socket", self._request_socket)
         monkeypatch.setattr(net, "announce_socket", lambda server, index: Socket(self, server))
         monkeypatch.setattr(net, "receive", self._receive)
@@ -87,27 +88,44 @@ class World:
         self.sessions = session.Sessions(self, self)
         self.directory = choice.Directory(self.sessions, self.run_dir, self.on_names)
         kept = memory.Memory(self.run_dir + "/state")
-        place = keeper.Place(self.sessions, kept, self.directory, self.run_dir)
+        self.place = keeper.Place(self.sessions, kept, self.directory, self.run_dir)
         self._handlers = {}
-        self.keeper = keep(config.read_mapping("web", texts), place)
+        self.others = []
+        self.keeper = keep(config.read_mapping("web", texts), self.place)
         self.keeper.start(self.time)
         self.run(0)
+
+    def start_beside(self, name, **options):
+        """A keeper of another mapping in the same agent."""
+        texts = {"default_router": "0", **options}
+        self.others.append(Ports(config.read_mapping(name, texts), self.place))
+        self.others[-1].start(self.time)
+        self.run(0)
+        return self.others[-1]
 
     def run(self, seconds):
         """Let time pass."""
         end = self.time + seconds * 1000
         for _ in range(_MOST_STEPS):
-            timers = [self.keeper.timer(), self.sessions.timer(), self.directory.timer()]
+            timers = [self.sessions.timer(), self.directory.timer()]
+            timers += [one.timer() for one in self._keepers()]
             due = min([at for at in timers if at is not None], default=end + 1)
             if due > end:
                 self.time = end
                 return
             self.time = max(self.time, due)
-            self.keeper.handle_timer(self.time)
+            self._look()
             self.sessions.handle_timer(self.time)
             self._deliver()
-            self.keeper.handle_timer(self.time)  # the agent does it after each wait
+            self._look()  # the agent does it after each wait
         raise AssertionError("a timer at %d is not served" % due)
+
+    def _keepers(self):
+        return [self.keeper, *self.others]
+
+    def _look(self):
+        for one in self._keepers():
+            one.handle_timer(self.time)
 
     def grant(self):
         """The mapping's grant, or None."""
@@ -115,7 +133,8 @@ class World:
 
     def on_names(self):
         """As the agent does it."""
-        self.keeper.on_network_change(self.time, self.time)
+        for one in self._keepers():
+            one.on_network_change(self.time, self.time)
 
     def _deliver(self):
         while True:
