@@ -19,8 +19,8 @@ UNMATCHED = "no such mapping or nonce"
 REPEATED = "a copy of an earlier answer"
 
 _WHY = {
-    timing.BACK: "an old answer came in between: asking to be sure",
-    timing.LATE: "an answer's epoch is behind: it is an old one, or the server lost its state",
+    timing.BACK: "an old message came in between: asking to be sure",
+    timing.LATE: "the server's epoch is behind: an old message, or the server lost its state",
     timing.LOST: "the server's epoch jumped: it lost its state",
 }
 
@@ -149,8 +149,7 @@ class Client:
         wait = timing.uniform(self._random_bytes, 0, m.RECOVERY_WAIT)
         verdict = self.epoch.check(response.epoch, now)
         if verdict != timing.FOLLOWS:
-            why = "the server announced that it lost its state"
-            self._recover(now, wait, why, lost=verdict == timing.LOST)
+            self._recover(now, wait, _WHY[verdict], lost=verdict == timing.LOST)
         elif [mapping for mapping in self.mappings if mapping.unanswered]:
             self._recover(now, wait, "the server announced itself", answered=False, lost=False)
 
@@ -166,7 +165,8 @@ class Client:
         if verdict != timing.FOLLOWS:
             # An answer that is believed is fresh news about its mapping; the rest may be gone.
             asked = mapping if mapping.believes(verdict) else None
-            self._recover(now, 0, _WHY[verdict], but=asked, lost=verdict == timing.LOST)
+            lost = verdict == timing.LOST or mapping.asked_since(now, self.epoch.age)
+            self._recover(now, 0, _WHY[timing.LOST if lost else verdict], but=asked, lost=lost)
         if response.result == wire.NO_RESOURCES and mapping.unanswered:
             self._on_no_resources(now, response, mapping)
         self._events += mapping.on_response(

@@ -128,6 +128,7 @@ class Mapping:
         self._told = 0  # of those, when GAVE_UP was last looked at
         self.send_at = None  # ms
         self.hold_until = None  # ms; the server said not to ask before
+        self._other_until = 0  # ms; the same of the request in its first form
         self._retransmission = None  # ms; None while the renewal windows rule
         self._urgent = False
         self._crossing = False  # a renewal was out when the release began
@@ -180,6 +181,7 @@ class Mapping:
         if self._urgent and self.send_at is not None and self.send_at <= soon:
             return False
         self.hold_until = None
+        self._other_until = 0
         self._plain = False
         if self.state == REFUSED:
             self.state = ASKING
@@ -339,6 +341,12 @@ class Mapping:
         fresh = self.grant is None and self._deleted_at is None
         return bool(self.unanswered) and (verdict == timing.LOST or fresh)
 
+    def asked_since(self, now, age):
+        """True when an answer so old, in ms, left before whatever it can be the answer to: it is
+        not old, then, its server's clock was set back."""
+        sent = [at for at in self._sent_at if at >= now - LONGEST_WAY]
+        return bool(self.unanswered and sent) and sent[0] > now - age + timing.ON_TIME
+
     def on_response(self, now, response, verdict, random_bytes, age=0):
         """Events of one response. verdict, age (ms): of timing.Epoch, on the epoch in it."""
         if self.state == IDLE or self.last_sent is None:
@@ -487,6 +495,7 @@ class Mapping:
     def _answered(self):
         self.unanswered = 0
         self.hold_until = None
+        self._other_until = 0
         self._retransmission = None
         self._urgent = self._doubted = self._adopted = False
 
@@ -503,15 +512,18 @@ class Mapping:
             events = [self._lose(now, "the server lost it and does not give it again")]
         else:
             events = []
-        # Another request is not bound by the refusal's waiting time (RFC 6887 8.3).
-        if self._can_do_without_set(response.result):
-            self._plain = True
-            return self._ask_otherwise(now, PLAIN)
-        if self._can_do_without_port(response.result):
-            self.internal_port = 0
-            return self._ask_otherwise(now, OTHER_FORM)
         cap = VERSION_RETRY if response.result == wire.UNSUPP_VERSION else MAX_ERROR_LIFETIME
-        self._hold(now, min(response.lifetime, cap) * 1000, random_bytes)
+        until = now + min(response.lifetime, cap) * 1000
+        # Another request is not bound by the refusal's waiting time (RFC 6887 8.3); but when that
+        # is refused as well, it is the first one that comes next.
+        until, self._other_until = max(until, self._other_until), 0
+        if self._can_do_without_set(response.result):
+            self._plain, self._other_until = True, until
+            return events + self._ask_otherwise(now, PLAIN)
+        if self._can_do_without_port(response.result):
+            self.internal_port, self._other_until = 0, until
+            return events + self._ask_otherwise(now, OTHER_FORM)
+        self._hold(now, until - now, random_bytes)
         refusal = Refusal(response.result, response.lifetime, response.version)
         events.append(Event(EVENT_REFUSED, self, refusal))
         return events

@@ -47,7 +47,7 @@ LATE = "late"
 BACK = "back"
 LOST = "lost"
 LONGEST_WAY = 30000  # ms that a datagram, or an answer to it, may be on the way
-_ON_TIME = 2000  # ms; epochs are whole seconds, and RFC 6887 8.5 grants two
+ON_TIME = 2000  # ms; epochs are whole seconds, and RFC 6887 8.5 grants two
 
 
 class Epoch:
@@ -70,7 +70,7 @@ class Epoch:
         self.server = server
         self.client = now // 1000
         ahead = server * 1000 - now
-        if verdict == LOST and self._ahead is not None and abs(ahead - self._ahead) <= _ON_TIME:
+        if verdict == LOST and self._ahead is not None and abs(ahead - self._ahead) <= ON_TIME:
             verdict = BACK
         self.age = self._how_old(ahead, now, verdict == LOST)
         return verdict
@@ -86,7 +86,7 @@ class Epoch:
         the way is no old datagram: the server's clock is slow, or was set back."""
         if self._behind_since is not None and now > self._behind_since + LONGEST_WAY:
             lost = True
-        if lost or self._ahead is None or ahead >= self._ahead - _ON_TIME:
+        if lost or self._ahead is None or ahead >= self._ahead - ON_TIME:
             self._ahead = ahead if lost or self._ahead is None else max(ahead, self._ahead)
             self._behind_since = None
             return 0

@@ -1,6 +1,7 @@
 """The server lost its state: noticing it, asking for the same set, and not making a storm of it."""
 
 from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp import wire
 from tests.unit.core import vectors
 from tests.unit.core.bench import Bench, announcement
 
@@ -312,3 +313,48 @@ def test_after_recovery_a_set_where_there_was_one_port_is_taken():
     bench.run(5)
     bench.answer(epoch=4, size=32, first=4000)
     assert bench.held().size == 32
+
+
+def test_a_set_that_is_lost_is_told_even_where_the_request_takes_another_form():
+    """The server restarted with other software: what it forgot is gone, whatever is asked next."""
+    bench = Bench().granted()
+    bench.run(600)
+    bench.receive(vectors.E12)
+    bench.run_to_send()
+    bench.refuse(wire.UNSUPP_OPTION, 1800, epoch=5)
+    assert bench.kinds()[-2:] == [m.LOST, m.PLAIN] and bench.held() is None
+
+
+def test_a_server_that_restarts_half_a_minute_after_a_restart_is_doubted_too():
+    """Its epoch is behind by so little that the answer may be an old one, but no request of ours
+    is old enough for that."""
+    bench = Bench().granted(lifetime=120)
+    bench.run_to_send()
+    bench.epoch_zero += 20000
+    bench.refuse(wire.NOT_AUTHORIZED, 1800)
+    assert bench.held() is not None, "it may still be an answer of the time before"
+    bench.run_to_send()
+    bench.refuse(wire.NOT_AUTHORIZED, 1800)
+    assert bench.kinds()[-2:] == [m.LOST, m.EVENT_REFUSED] and bench.held() is None
+
+
+def test_an_old_answer_does_not_make_a_server_doubted():
+    """An answer that was long on the way, while its request was out: the set is kept."""
+    bench = Bench().granted(lifetime=120)
+    bench.run_to_send()
+    bench.run(20)
+    bench.refuse(wire.NETWORK_FAILURE, 1800, epoch=bench.epoch() - 18)
+    bench.run_to_send()
+    bench.refuse(wire.NOT_AUTHORIZED, 1800)
+    assert bench.held() is not None
+
+
+def test_neither_form_of_a_request_is_asked_inside_its_own_refusal():
+    bench = Bench(m.wish(0, 1, 1024, 3600, fallback=True)).start()
+    bench.refuse(wire.UNSUPP_PROTOCOL, 1800)
+    bench.run(5)
+    bench.refuse(wire.UNSUPP_PROTOCOL, 60)
+    bench.run(1790)
+    assert len(bench.sent) == 2
+    bench.run(20)
+    assert len(bench.sent) == 3
