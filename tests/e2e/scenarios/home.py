@@ -204,7 +204,7 @@ class Home:
         return found
 
     def bindings(self, client=ROUTER):
-        """Bindings of the router, as (address, first port, size)."""
+        """Bindings of an IPv6 address, as (address, first port, size)."""
         found = self.lwaftr("bindings")["bindings"]
         return [
             (one["address"], one["first_port"], one["size"])
@@ -212,10 +212,11 @@ class Home:
             if one["client"] == client
         ]
 
-    def wait_binding(self, wanted, timeout=PATIENCE):
+    def wait_bindings(self, wanted, client=ROUTER, timeout=PATIENCE):
+        """Wait until the lwAFTR has these bindings, as of bindings()."""
         end = time.monotonic() + timeout
-        while self.bindings() != [wanted]:
-            assert time.monotonic() < end, f"{self.bindings()} is not {wanted}: {self.log()}"
+        while self.bindings(client) != wanted:
+            assert time.monotonic() < end, f"{self.bindings(client)}, not {wanted}: {self.log()}"
 
     def totals(self):
         return self.lwaftr("counters")["totals"]

@@ -21,7 +21,7 @@ def recover(home, lose):
     assert held(before) == (POOL, 2048, 1024)
     stream = home.stream()
     lose()
-    home.wait_binding(held(before))
+    home.wait_bindings([held(before)])
     home.wait_status(lambda found: found["counts"]["renewals"] > before["counts"]["renewals"])
     time.sleep(1)
     after, seen = home.status(), home.measure(stream)
@@ -64,7 +64,7 @@ def test_icmp_unreachable_does_nothing_when_switched_off(home):
     assert home.totals()["icmp6_sent"] > 0
     assert "ICMPv6" not in home.log()
     home.renew()  # by hand it comes back
-    home.wait_binding(held(home.status()))
+    home.wait_bindings([held(home.status())])
     home.measure(stream)
     home.talk(home.status())
 
