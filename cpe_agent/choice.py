@@ -116,12 +116,17 @@ class Choice:
         self._reachable = [one for server in found for one in server.addresses]
         return self._selection.set(now, found)
 
-    def stay_with(self, now, identity):
-        """Begin with the server of a lease that runs on, if it is still one to ask."""
+    def stay_with(self, now, identity, asked):
+        """Begin with the server of a lease that runs on, at the address that was asked, if they are
+        still there to ask."""
         found = servers.candidates(self._servers())
         for server in found:
-            if identity in server.addresses and self.address not in server.addresses:
-                self._selection.set(now, [server])
+            if identity not in server.addresses or self.address == asked:
+                continue
+            known = asked in server.addresses
+            if known or self.address not in server.addresses:
+                start = (asked,) if known else server.addresses
+                self._selection.set(now, [servers.Server(start, server.origin, server.interface)])
                 self._selection.answered_by(now, self.address)
                 self._selection.set(now, found)
 

@@ -86,8 +86,8 @@ class Keeper:
         """Begin where a lease that runs on was asked for, and from where."""
         parties = lease.parties(self._lease())
         if parties:
-            self._source, server = parties
-            self.choice.stay_with(now, server)
+            self._source, server, asked = parties
+            self.choice.stay_with(now, server, asked)
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
@@ -505,7 +505,8 @@ class Keeper:
     def _save_lease(self):
         self._source = self.path.source
         try:
-            lease.save(self._lease(), self._lease_key(), self.mapping.grant)
+            server = self.session.server
+            lease.save(self._lease(), self._lease_key(), self.mapping.grant, server)
         except OSError as error:
             self.warning("cannot write %s: %s" % (self._lease(), error))
 

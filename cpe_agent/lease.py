@@ -21,11 +21,13 @@ def key(source, server, protocol, internal_port, third_party=None):
     return "%s %d %d" % (addresses, protocol, internal_port)
 
 
-def save(path, bound_to, grant):
-    """Write the lease. bound_to: key() of the mapping. Raises OSError."""
+def save(path, bound_to, grant, asked=None):
+    """Write the lease. bound_to: key() of the mapping. asked: 16 octets of the server's address
+    that gave it, or None for the one in the key. Raises OSError."""
     port_set = grant.port_set
     fields = [bound_to, port_set.address, port_set.first, port_set.size]
     fields += [grant.first_internal, grant.lifetime, grant.granted, grant.expires]
+    fields.append(binascii.hexlify(asked).decode() if asked else None)
     with open(path + ".new", "w") as file:
         file.write(json.dumps(fields))
     os.rename(path + ".new", path)
@@ -37,7 +39,7 @@ def load(path, wanted, now):
         with open(path) as file:
             fields = json.loads(file.read(_LARGEST))
         bound_to, where, first, size = fields[:4]
-        first_internal, lifetime, granted, expires = [int(field) for field in fields[4:]]
+        first_internal, lifetime, granted, expires = [int(field) for field in fields[4:8]]
         reason = portset.why_unusable(address.octets(where), first, size)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -60,14 +62,25 @@ def end(path):
 
 
 def parties(path):
-    """(source, server) of a lease, each 16 octets, or None."""
+    """(source, server, its address that was asked) of a lease, each 16 octets, or None."""
     try:
         with open(path) as file:
-            addresses = json.loads(file.read(_LARGEST))[0].split(" ")[0]
-        octets = binascii.unhexlify(addresses)
+            fields = json.loads(file.read(_LARGEST))
+        octets = binascii.unhexlify(fields[0].split(" ")[0])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError):
         return None
-    return (octets[:16], octets[16:32]) if len(octets) in (32, 48) else None
+    if len(octets) not in (32, 48):
+        return None
+    return octets[:16], octets[16:32], _asked(fields) or octets[16:32]
+
+
+def _asked(fields):
+    """16 octets, or None: older versions did not write it."""
+    try:
+        octets = binascii.unhexlify(fields[8])
+    except (ValueError, LookupError, TypeError):
+        return None
+    return octets if len(octets) == 16 else None
 
 
 def remove(path):

@@ -1,5 +1,7 @@
 """Several servers (RFC 7488): who is asked when one is silent, gone, refuses or comes back."""
 
+import json
+
 import pytest
 
 from cpe_agent import address, choice, config, lease, netlink, store
@@ -176,6 +178,61 @@ def test_a_restarted_agent_stays_with_the_server_of_its_lease(world):
     world.servers[A].alive = True
     world.start(server=TWO)
     assert server_of(world) == B and world.grant()
+
+
+def two_addresses(world, monkeypatch):
+    """DHCP tells of one server that has two addresses, of which only the second answers."""
+    monkeypatch.setattr(choice, "_in_order", tuple)
+    choice.Learned(world.run_dir).put("lo", "dhcpv4", ["08" + A[12:].hex() + B[12:].hex()])
+    world.servers[A].alive = False
+    world.start()
+    world.run(120)
+    assert server_of(world) == B and world.grant()
+    world.servers[A].asked()
+
+
+def test_a_restarted_agent_asks_the_address_that_its_lease_is_from(world, monkeypatch, capsys):
+    """RFC 7488 3: of two addresses of one server the first may be dead."""
+    two_addresses(world, monkeypatch)
+    world.start()
+    assert server_of(world) == B
+    world.run(4000)
+    assert world.grant() and world.servers[A].asked() == []
+    assert "is lost" not in capsys.readouterr().err
+
+
+def test_a_lease_that_an_older_version_wrote_is_adopted(world, monkeypatch, tmp_path):
+    """It did not tell which of the server's addresses was asked."""
+    two_addresses(world, monkeypatch)
+    path = tmp_path / "lease.mapping web"
+    path.write_text(json.dumps(json.loads(path.read_text())[:8]))
+    nonce = world.keeper.mapping.nonce
+    world.start()
+    assert world.grant() and server_of(world) == A
+    assert nonces(world.servers[A].asked()) == {nonce}
+
+
+def test_a_lease_from_an_address_that_its_server_has_no_more_goes_on_at_another(world, monkeypatch):
+    two_addresses(world, monkeypatch)
+    choice.Learned(world.run_dir).put("lo", "dhcpv4", ["08" + A[12:].hex() + C[12:].hex()])
+    world.servers[A].alive = True
+    world.start()
+    world.run(10)
+    assert world.grant() and server_of(world) == A
+
+
+BAD_ADDRESSES = [5, "", "00", "zz" * 16, "00" * 16, None, ["00"]]
+
+
+@pytest.mark.parametrize("asked", BAD_ADDRESSES)
+def test_a_lease_whose_address_is_garbage_stays_with_its_server(
+    world, monkeypatch, tmp_path, asked
+):
+    two_addresses(world, monkeypatch)
+    path = tmp_path / "lease.mapping web"
+    path.write_text(json.dumps(json.loads(path.read_text())[:8] + [asked]))
+    world.start()
+    assert world.grant() and server_of(world) == A
 
 
 def test_after_a_reboot_the_first_server_is_asked_with_its_own_nonce(world, tmp_path):
