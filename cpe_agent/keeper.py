@@ -35,6 +35,7 @@ class Keeper:
         self.confirmed = None  # True when the server confirmed the last release, False if not
         self.look_at = None  # ms; when to look at the network again
         self.known = None  # PortSet held last
+        self._known_at = None  # 16 octets: the server that gave it
         self.choice = place.choice(options, self.family())
         self._place = place
         self._identity = None  # 16 octets that name the server, whichever of its addresses is asked
@@ -347,13 +348,16 @@ class Keeper:
     def _make_mapping(self):
         """The mapping to ask for: the one we had, if the memory has it."""
         options = self.options
-        state = self._place.memory.recall(self.name, self._identity)
+        memory = self._place.memory
+        state = memory.recall(self.name, self._identity)
         nonce, first_internal = None, None
-        if state is not None:
-            self.known, first_internal = state.port_set, state.first_internal
-            key = (self._identity, options.protocol, options.internal_port)
-            if key == (state.server, state.protocol, state.internal_port):
-                nonce = state.nonce
+        key = (options.protocol, options.internal_port)
+        if state and key == (state.protocol, state.internal_port):
+            nonce = state.nonce
+        last = state if state and state.port_set else memory.newest_set(self.name)
+        if last:
+            self.known, first_internal = last.port_set, last.first_internal
+            self._known_at = last.server
         return m.Mapping(self.wish(), nonce or os.urandom(12), self.suggestion(), first_internal)
 
     # What comes in
@@ -405,7 +409,7 @@ class Keeper:
         grant = self.mapping.grant
         self.errors.pop("server", None)
         self.since = now
-        self.known = grant.port_set
+        self.known, self._known_at = grant.port_set, self._identity
         self.on_change(now)
         self._save_state()
         self._save_lease()
@@ -477,13 +481,14 @@ class Keeper:
     def _save_state(self):
         """Flash is written only if the content changes."""
         options, mapping = self.options, self.mapping
+        known = self.known if self._known_at == self._identity else None
         state = store.State(
             mapping.nonce,
             self._identity,
             options.protocol,
             options.internal_port,
-            self.known,
-            mapping.first_internal if self.known else None,
+            known,
+            mapping.first_internal if known else None,
         )
         try:
             self._place.memory.keep(self.name, state)

@@ -2,12 +2,13 @@
 on, the nonce, and the set held last.
 
 One nonce for each server, so that going back to a server finds the nonce that it knows us by
-(RFC 6887 11.3). The file is small and stays so: what nobody wants any more makes room first.
+(RFC 6887 11.3). The file is small and stays so: servers that never gave a set make room first.
 """
 
 from cpe_agent import log, store
+from cpe_agent.pcp import servers
 
-_SERVERS = 3  # remembered for one mapping
+_SERVERS = servers.MAX_SERVERS  # remembered for one mapping
 _LARGEST = 4096  # octets
 
 
@@ -16,7 +17,8 @@ class Memory:
 
     def __init__(self, path):
         self.path = path
-        self.live = ()  # names that are wanted now; others are forgotten before them
+        self.live = ()  # names that are wanted now
+        self._used = {}  # the server of each of them: name -> 16 octets
         self._file = store.File(path, _LARGEST)
         self._entries = None  # (name, store.State), the newest last; None until they are read
 
@@ -26,26 +28,33 @@ class Memory:
         return self._file.writes
 
     def recall(self, name, server):
-        """The store.State of a name on a server (16 octets), else the newest of that name, else
-        None."""
-        known = [state for other, state in self._read() if other == name]
-        same = [state for state in known if state.server == server]
-        return (same or known or [None])[-1]
+        """The store.State of a name on a server (16 octets), or None."""
+        return _last([state for state in self._states(name) if state.server == server])
+
+    def newest_set(self, name):
+        """The newest store.State of a name that has a set, or None."""
+        return _last([state for state in self._states(name) if state.port_set])
 
     def servers(self, name):
         """Servers (16 octets) that a name was on, the newest last."""
-        return [state.server for other, state in self._read() if other == name]
+        return [state.server for state in self._states(name)]
+
+    def _states(self, name):
+        return [state for other, state in self._read() if other == name]
 
     def keep(self, name, state):
         """Remember; written only if something is new. Raises store.StoreError."""
         entries = self._read()
-        mine = [entry for entry in entries if entry[0] == name]
-        if (name, state) not in mine:
-            known = [entry for entry in mine if entry[1].server != state.server]
-            late = known[len(known) - _SERVERS + 1 :] if len(known) >= _SERVERS else known
-            entries = [entry for entry in entries if entry[0] != name] + late + [(name, state)]
+        kept = name, state
+        self._used[name] = state.server
+        if kept not in entries:
+            same = name, state.server
+            entries = [one for one in entries if (one[0], one[1].server) != same] + [kept]
+        others = [one for one in entries if one[0] == name and one != kept]
+        if len(others) >= _SERVERS:
+            entries.remove(min(others, key=self._worth))
         while len(store.encode(entries)) > _LARGEST and len(entries) > 1:
-            entries.remove(self._least(entries))
+            entries.remove(min([one for one in entries if one != kept], key=self._worth))
         self._entries = entries
         self._file.write(store.encode(entries))
 
@@ -59,15 +68,13 @@ class Memory:
         else:
             self._file.remove()
 
-    def _least(self, entries):
-        """The entry to do without: the oldest of no wanted name, else of an earlier server."""
-        for entry in entries:
-            if entry[0] not in self.live:
-                return entry
-        for index, entry in enumerate(entries):
-            if [later for later in entries[index + 1 :] if later[0] == entry[0]]:
-                return entry
-        return entries[0]
+    def _worth(self, entry):
+        """What is in use is never done without; what has no set goes before what has one, then what
+        nobody wants any more, then the oldest."""
+        name, state = entry
+        wanted = name in self.live
+        in_use = wanted and self._used.get(name) == state.server
+        return in_use, state.port_set is not None, wanted
 
     def _read(self):
         if self._entries is None:
@@ -82,3 +89,7 @@ class Memory:
                     % (self.path, error, aside)
                 )
         return self._entries
+
+
+def _last(states):
+    return states[-1] if states else None

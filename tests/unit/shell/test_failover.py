@@ -251,6 +251,41 @@ def test_after_a_reboot_the_first_server_is_asked_with_its_own_nonce(world, tmp_
     assert nonces(world.servers[A].asked()) == first
 
 
+def test_a_long_list_of_silent_servers_does_not_cost_the_nonce_of_the_first(world, tmp_path):
+    many = ["10.9.0.%d" % last for last in range(11, 19)]
+    for last in range(14, 19):
+        world.servers[A[:15] + bytes([last])] = virtual.Server(world, 4000 + last)
+    world.start(server=many)
+    first = nonces(world.servers[A].asked())
+    (tmp_path / "lease.mapping web").unlink()
+    for server in world.servers.values():
+        server.alive = False
+    world.start(server=many)
+    world.run(500)
+    world.servers[A].asked()
+    world.servers[A].alive = True
+    writes = world.place.memory.writes
+    world.run(1500)
+    assert nonces(world.servers[A].asked()) == first and world.grant()
+    assert world.place.memory.writes == writes, "going round once more is nothing new"
+
+
+def test_the_set_of_one_server_is_suggested_to_the_next_but_not_remembered_as_its(world, tmp_path):
+    world.start(server=TWO)
+    world.servers[A].alive = False
+    world.servers[B].alive = False
+    world.run(5000)
+    assert {request.map.external_port for _, request in world.servers[B].asked()} == {4001}
+    entries = {state.server: state for _, state in store.decode((tmp_path / "state").read_text())}
+    assert entries[A].port_set.first == 4001
+    assert entries[B].port_set is None
+    (tmp_path / "lease.mapping web").unlink(missing_ok=True)
+    world.servers[B].alive = True
+    world.start(server=TWO)
+    world.run(100)
+    assert server_of(world) == B and world.grant().port_set.first == 4001, "after a reboot, too"
+
+
 def test_a_lease_is_kept_though_dhcp_tells_of_another_server_now(world):
     """The same goes for a host name that gets other addresses."""
     learned = choice.Learned(world.run_dir)

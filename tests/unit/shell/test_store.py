@@ -267,8 +267,10 @@ def test_each_server_has_its_nonce_and_the_newest_is_the_first_choice(tmp_path):
     kept = memory.Memory(str(tmp_path / "state"))
     assert kept.recall("mapping a", on_server(1).server) == on_server(1)
     assert kept.recall("mapping a", on_server(2).server) == on_server(2)
-    assert kept.recall("mapping a", on_server(9).server) == on_server(2)
+    assert kept.recall("mapping a", on_server(9).server) is None
+    assert kept.newest_set("mapping a") == on_server(2)
     assert kept.recall("mapping b", on_server(1).server) is None
+    assert kept.newest_set("mapping b") is None
 
 
 def test_what_is_remembered_does_not_grow_without_end(tmp_path):
@@ -284,6 +286,58 @@ def test_what_is_remembered_does_not_grow_without_end(tmp_path):
         assert again.recall(name, on_server(4).server) == on_server(4, IPV6)
     assert again.recall("gone 199", on_server(4).server)
     assert again.recall("gone 0", on_server(4).server) is None
+
+
+def without_set(state):
+    return state._replace(port_set=None, first_internal=None)
+
+
+def test_a_server_that_gave_a_set_is_not_forgotten_for_some_that_gave_none(tmp_path):
+    """A mapping that may be held there cannot be had with another nonce."""
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.live = ["softwire"]
+    kept.keep("softwire", on_server(1))
+    for number in range(2, 100):
+        kept.keep("softwire", without_set(on_server(number)))
+        assert kept.recall("softwire", on_server(1).server) == on_server(1)
+        assert kept.recall("softwire", on_server(number).server), "the one in use"
+    assert kept.newest_set("softwire") == on_server(1)
+    assert len(kept.servers("softwire")) == 8
+
+
+def test_a_full_file_loses_what_has_no_set_before_what_has_one(tmp_path):
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.live = ["mapping %d" % number for number in range(5)]
+    for name in kept.live:
+        kept.keep(name, on_server(0))
+    for name in kept.live:
+        for number in range(1, 30):
+            kept.keep(name, without_set(on_server(number)))
+    for name in kept.live:
+        assert kept.recall(name, on_server(0).server), name
+        assert kept.recall(name, on_server(29).server), name
+    assert (tmp_path / "state").stat().st_size <= 4096
+
+
+def test_the_server_in_use_is_never_forgotten_though_it_gave_nothing_yet(tmp_path):
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.live = ["mapping asks", "mapping holds"]
+    kept.keep("mapping asks", without_set(on_server(1)))
+    for number in range(2, 200):
+        kept.keep("mapping holds", on_server(number, IPV6))
+        kept.keep("gone %d" % number, on_server(1, IPV6))
+    assert kept.recall("mapping asks", on_server(1).server)
+    assert kept.recall("mapping holds", on_server(199).server)
+
+
+def test_back_on_an_earlier_server_it_is_the_one_in_use(tmp_path):
+    kept = memory.Memory(str(tmp_path / "state"))
+    kept.live = ["softwire"]
+    for number in (1, 2, 1):
+        kept.keep("softwire", without_set(on_server(number)))
+    for number in range(3, 100):
+        kept.keep("gone %d" % number, without_set(on_server(number)))
+    assert kept.recall("softwire", on_server(1).server)
 
 
 def test_going_from_server_to_server_and_back_is_not_written(tmp_path):
@@ -308,8 +362,8 @@ def test_a_mapping_is_forgotten_without_the_others(tmp_path):
     kept.keep("mapping b", on_server(2))
     kept.forget("mapping a", on_server(1).server)
     again = memory.Memory(str(tmp_path / "state"))
-    assert again.recall("mapping a", SERVER) is None
-    assert again.recall("mapping b", SERVER) == on_server(2)
+    assert again.recall("mapping a", on_server(1).server) is None
+    assert again.recall("mapping b", on_server(2).server) == on_server(2)
     again.forget("mapping b", on_server(2).server)
     assert list(tmp_path.iterdir()) == []
 
