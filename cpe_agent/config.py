@@ -170,8 +170,10 @@ MAPPING_OPTIONS = (
     ("prefer_failure", "0", _flag),  # that external port or none
     ("filter", None, _filter),  # peers that may send
 )
-# What makes the plan so; none only holds the port set.
-AGENT_OPTIONS = (("backend", "linux", _choice({"linux": "linux", "none": "none"})),)
+# What makes the plan so: iproute2 and nft, or netifd and fw4, which bring the softwire's options with
+# them ('config interface' with proto lw4o6). none only holds the port set.
+_BACKENDS = {"linux": "linux", "none": "none", "openwrt": "openwrt"}
+AGENT_OPTIONS = (("backend", "linux", _choice(_BACKENDS)),)
 
 
 _LISTS = {"server": servers.MAX_SERVERS, "filter": wire.MAX_FILTERS}  # as many as each may have
@@ -202,7 +204,13 @@ def parse(text):
     values = _read("agent", merged, AGENT_OPTIONS, warnings)
     agent = Agent(*[values[option[0]] for option in AGENT_OPTIONS])
     softwires = [_softwire(section, agent, warnings) for section in found["softwire"]]
-    if len(softwires) > 1 or not softwires + found["mapping"]:
+    by_netifd = agent.backend == "openwrt"
+    if softwires and by_netifd:
+        raise ConfigError(
+            "a 'config softwire' section and backend 'openwrt' are not for each other; write a "
+            "'config interface' with option proto 'lw4o6' in /etc/config/network"
+        )
+    if len(softwires) > 1 or not (softwires or found["mapping"] or by_netifd):
         raise ConfigError("%d 'config softwire' sections; exactly one is needed" % len(softwires))
     mappings = tuple([_mapping(section, warnings) for section in found["mapping"]])
     softwire = softwires[0] if softwires else None
@@ -247,8 +255,22 @@ def _checked(where, name, text, check):
 
 def _softwire(section, agent, warnings):
     name = section.name or "softwire"
-    where = "softwire '%s'" % name
-    values = _read(where, section.options, SOFTWIRE_OPTIONS, warnings)
+    return _make_softwire("softwire '%s'" % name, name, section.options, agent, warnings)
+
+
+def read_softwire(where, name, texts):
+    """Softwire of options as a user writes them, {name: text or list}, for a network that is built.
+    where: for messages. Raises ConfigError."""
+    agent = Agent("openwrt")
+    warnings = []
+    softwire = _make_softwire(where, name, texts, agent, warnings)
+    if warnings:
+        raise ConfigError(warnings[0])
+    return softwire
+
+
+def _make_softwire(where, name, texts, agent, warnings):
+    values = _read(where, texts, SOFTWIRE_OPTIONS, warnings)
     addresses = [found for _, found in values["server"] if not isinstance(found, str)]
     if values["aftr"] is None and addresses and not wire.is_v4(addresses[0]):
         values["aftr"] = addresses[0]

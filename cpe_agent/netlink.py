@@ -29,6 +29,9 @@ _RTM_NEWROUTE = 24
 _RTM_DELROUTE = 25
 _RTM_GETROUTE = 26
 _RTM_GETADDR = 22
+_TABLE_LOCAL = 255
+_SCOPE_HOST = 254
+_TYPE_LOCAL = 2
 _IFA_ADDRESS = 1
 _IFA_DEPRECATED = 0x20
 _RTA_DST = 1
@@ -145,6 +148,23 @@ def address_state(address):
         if attributes(answer, 8).get(_IFA_ADDRESS) == address:
             return DEPRECATED if flags & _IFA_DEPRECATED else USABLE
     return GONE
+
+
+def disclaim(address, index):
+    """Take an IPv4 address (4 octets) of an interface out of the kernel's local table: it stays on
+    the interface, but its ports are not the router's own any more (docs/shared-address.md). True if
+    that was needed. Raises NetlinkError."""
+    head = (_AF_INET, 32, 0, 0, _TABLE_LOCAL, 0, _SCOPE_HOST, _TYPE_LOCAL, 0)
+    message = struct.pack(net.NATIVE + "BBBBBBBBI", *head)
+    message += attribute(_RTA_DST, address)
+    message += attribute(_RTA_OIF, struct.pack(net.NATIVE + "i", index))
+    try:
+        ask(_ROUTE, _RTM_DELROUTE, _ACK, message)
+    except NetlinkError as error:
+        if error.errno != 3:  # ESRCH: it was out already
+            raise
+        return False
+    return True
 
 
 def changes_socket():

@@ -10,7 +10,8 @@ TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 
 # device: the softwire's name. underlay: the device it runs over. local, remote: IPv6 text.
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
-# default route. nat: commands for nft. mark: names this NAT text. port_set: for stale flows.
+# default route. port_set, protocol: what NAT holds to. mss: TCP's largest segment in octets, or
+# None. nat: commands for nft that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
     (
@@ -22,9 +23,11 @@ Plan = namedtuple(
         "address",
         "inner",
         "metric",
+        "port_set",
+        "protocol",
+        "mss",
         "nat",
         "mark",
-        "port_set",
     ),
 )
 
@@ -39,7 +42,8 @@ def build(options, path, port_set):
     if port_set is None or options.aftr is None:
         return None
     mtu = options.mtu or softwire.mtu(path.mtu)
-    text, mark = _nat(options, port_set, mtu)
+    mss = _mss(options, mtu)
+    text, mark = _nat(options, port_set, mss)
     return Plan(
         options.device,
         path.device,
@@ -49,20 +53,25 @@ def build(options, path, port_set):
         port_set.address,
         options.inner_address,
         options.metric if options.default_route else None,
+        port_set,
+        options.protocol,
+        mss,
         text,
         mark,
-        port_set,
     )
 
 
 def nat_text(options, port_set, mtu):
     """The commands for nft that a plan would carry. mtu: of the softwire, octets."""
-    return _nat(options, port_set, mtu)[0]
+    return _nat(options, port_set, _mss(options, mtu))[0]
 
 
-def _nat(options, port_set, mtu):
+def _mss(options, mtu):
+    return mtu - TCP_HEADERS if options.mss_clamp else None
+
+
+def _nat(options, port_set, mss):
     def text(mark):
-        mss = mtu - TCP_HEADERS if options.mss_clamp else None
         return nat.table(options.device, port_set, options.protocol, mss, mark)
 
     mark = "cpe-agent %08x" % binascii.crc32(text("").encode())

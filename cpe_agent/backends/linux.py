@@ -15,8 +15,8 @@ import json
 import os
 from collections import namedtuple
 
-from cpe_agent import nat, netlink, portset
-from cpe_agent.backends import BackendError
+from cpe_agent import nat, portset
+from cpe_agent.backends import BackendError, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
 # claimed: local table entries of the shared address. route: (inner address, metric) or None.
@@ -43,7 +43,7 @@ class Linux:
 
     def present(self):
         """True when the softwire is there, whoever made it."""
-        return self._read_index() is not None
+        return kernel.index_of(self._device) is not None
 
     def apply(self, plan):
         """Make the plan so; None leaves no trace. True if something changed.
@@ -59,7 +59,7 @@ class Linux:
                 raise BackendError("%s; the line that was found is left as it is" % error) from None
             self._go_back(before, error)
         self.plan = plan
-        self.index = self._read_index()
+        self.index = kernel.index_of(self._device)
         return changed
 
     def warnings(self):
@@ -97,7 +97,7 @@ class Linux:
             self._ip(commands)
             changed = True
         if not seen.accept_local:
-            self._accept_local()
+            kernel.accept_local(self._device)
             changed = True
         return changed
 
@@ -141,7 +141,7 @@ class Linux:
             sorted(addresses),
             _claimed(local, plan),
             _default_route(route),
-            self._accepts_local(),
+            kernel.accepts_local(self._device),
             self._mark(),
         )
 
@@ -151,30 +151,6 @@ class Linux:
             return None
         start = listing.find('comment "cpe-agent ')
         return listing[start + 9 : listing.find('"', start + 9)] if start >= 0 else ""
-
-    def _accepts_local(self):
-        try:
-            with open(self._sysctl()) as file:
-                return file.read().strip() == "1"
-        except OSError:
-            return False
-
-    def _accept_local(self):
-        try:
-            with open(self._sysctl(), "w") as file:
-                file.write("1")
-        except OSError as error:
-            raise BackendError("cannot write %s: %s" % (self._sysctl(), error)) from None
-
-    def _sysctl(self):
-        return "/proc/sys/net/ipv4/conf/%s/accept_local" % self._device
-
-    def _read_index(self):
-        try:
-            with open("/sys/class/net/%s/ifindex" % self._device) as file:
-                return int(file.read())
-        except OSError:
-            return None
 
     # Child processes
 
@@ -212,19 +188,9 @@ class Linux:
 
 
 def _drop_stale_flows(seen, plan):
-    """RFC 7596 5.1: a changed address or set ends the flows of the old one, and no other."""
     for address, scope in seen.addresses:
-        if scope != "link":
-            continue
-
-        def keep(port, address=address):
-            same = plan is not None and plan.address == address
-            return same and portset.contains(plan.port_set, port)
-
-        try:
-            netlink.delete_flows(portset.octets(address), keep)
-        except OSError as error:
-            raise BackendError("cannot delete the old set's flows: %s" % error) from None
+        if scope == "link":
+            kernel.drop_stale_flows(address, plan)
 
 
 def _commands(plan, seen):

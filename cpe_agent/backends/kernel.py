@@ -1,0 +1,52 @@
+"""What every backend asks of the kernel without a tool: a device, one switch, old flows."""
+
+from cpe_agent import netlink, portset
+from cpe_agent.backends import BackendError
+
+
+def index_of(device):
+    """Interface index of a device, or None."""
+    try:
+        with open("/sys/class/net/%s/ifindex" % device) as file:
+            return int(file.read())
+    except OSError:
+        return None
+
+
+def accepts_local(device):
+    """True if packets with a source address of our own may come in by the device."""
+    try:
+        with open(_accept_local(device)) as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def accept_local(device):
+    """Let a neighbour in, who has our address (docs/shared-address.md). Raises BackendError."""
+    path = _accept_local(device)
+    try:
+        with open(path, "w") as file:
+            file.write("1")
+    except OSError as error:
+        raise BackendError("cannot write %s: %s" % (path, error)) from None
+
+
+def _accept_local(device):
+    return "/proc/sys/net/ipv4/conf/%s/accept_local" % device
+
+
+def drop_stale_flows(address, plan):
+    """RFC 7596 5.1: a changed address or set ends the flows of the old one, and no other.
+
+    address: text, in use until now. plan: plan.Plan from now on, or None. Raises BackendError.
+    """
+
+    def keep(port):
+        same = plan is not None and plan.address == address
+        return same and portset.contains(plan.port_set, port)
+
+    try:
+        netlink.delete_flows(portset.octets(address), keep)
+    except OSError as error:
+        raise BackendError("cannot delete the old set's flows: %s" % error) from None
