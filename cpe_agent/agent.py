@@ -10,11 +10,13 @@ from cpe_agent import (
     clock,
     config,
     control,
+    interface,
     log,
     memory,
     net,
     netlink,
     orders,
+    portset,
     session,
     status,
     store,
@@ -47,8 +49,11 @@ class Agent:
 
     def __init__(self, settings, paths):
         """settings: config.Config."""
-        self.config = settings
+        self.config = settings  # with the softwire that netifd asks for, if it does
         self.paths = paths
+        self.interface = None  # interface.Interface that netifd asks for
+        self._record = interface.Record(paths.run_dir)
+        self._door = None  # to ubus
         self.clock = clock.Clock()
         self.errors = {}  # what is wrong with the agent itself: kind -> text
         self.sessions = session.Sessions(net.Poller(), self.clock)
@@ -60,11 +65,25 @@ class Agent:
         self._orders = orders.Orders(self._place, paths.run_dir)
         self._watching = False  # for somebody who deletes our rules
         self._releasing = False  # nothing of ours shall stay on flash
+        if settings.agent.backend == "openwrt":
+            self._enter_openwrt()
+        settings = self.config
         if settings.softwire:
-            self.line = Line(settings.softwire, self._place, _backend(settings, paths))
+            self.line = Line(settings.softwire, self._place, self._backend(settings))
         self.ports = [Ports(one, self._place) for one in settings.mappings]
         self.ports += self._orders.load(settings.mappings, settings.softwire)
         self._name_the_living()
+
+    def _enter_openwrt(self):
+        from cpe_agent import bus  # elsewhere it would take memory only
+
+        self._door = bus.Door(self.sessions.poller, self.clock, self._command)
+        self.interface = self._record.recall()
+        try:
+            self.config = interface.join(self.config, self.interface)
+        except config.ConfigError as error:
+            log.error(str(error))
+            self.interface = None
 
     def keepers(self):
         """The softwire's and all mappings'."""
@@ -95,6 +114,8 @@ class Agent:
             self._watch_tables()
         for keeper in self.keepers():
             keeper.start(self.clock.now())
+        if self._door:
+            self._door.open()
 
     def _watch_tables(self):
         if not self._watching:
@@ -109,6 +130,9 @@ class Agent:
         for keeper in self.keepers():
             keeper.handle_timer(now)
         self.sessions.handle_timer(now)
+        if self._door:
+            self._door.handle_timer(now)
+            self._door.tell(self._place_in_use())
         if self._releasing and all(keeper.confirmed for keeper in self._wanted()):
             self._releasing = False
             store.File(self.paths.good_config).remove()
@@ -116,8 +140,23 @@ class Agent:
     def _due(self, longest):
         timers = [self._directory.timer(), self.sessions.timer()]
         timers += [keeper.timer() for keeper in self.keepers()]
+        timers += [self._door.timer()] if self._door else []
         timers = [at for at in timers if at is not None]
         return min(timers) - self.clock.now() if timers else longest
+
+    def _place_in_use(self):
+        """For bus.Door.tell()."""
+        plan = self.line.backend.plan if self.line else None
+        if plan is None:
+            return None
+        port_set = plan.port_set
+        return (
+            self.interface.name,
+            plan.device,
+            plan.address,
+            port_set.first,
+            portset.last(port_set),
+        )
 
     def _on_change(self, sock):
         devices = netlink.changed_devices(sock)
@@ -151,6 +190,8 @@ class Agent:
             "unmap": self._unmap,
             "learned": lambda _: self._learned(),
         }
+        if self._door:
+            actions["up"], actions["down"] = self._up, self._down
         action = actions.get(request["command"])
         if action is None:
             return {"error": "allowed commands: " + ", ".join(sorted(actions))}
@@ -236,7 +277,9 @@ class Agent:
         """Take up a changed config file; a bad one changes nothing but status."""
         settings, error = load_config(self.paths)
         if settings is not None:
-            error = self._orders.why_not_beside(settings.mappings, settings.softwire)
+            error = self._why_not_openwrt(settings)
+        if settings is not None and not error:
+            settings, error = self._join(settings, self.interface)
         if error:
             self.complain_about_config(error)
             return {"error": error}
@@ -255,13 +298,13 @@ class Agent:
                 return self.line.errors["backend"]
             self.line = None
         elif self.line is None and settings.softwire:
-            self.line = Line(settings.softwire, self._place, _backend(settings, self.paths))
+            self.line = Line(settings.softwire, self._place, self._backend(settings))
             self._watch_tables()
             self.line.start(now)
         elif self.line and self._differs(settings):
             old, new = self.config.softwire, settings.softwire
             same = (old.device, self.config.agent) == (new.device, settings.agent)
-            backend = self.line.backend if same else _backend(settings, self.paths)
+            backend = self.line.backend if same else self._backend(settings)
             self.line.change(now, new, backend)
         self._switch_ports(now, settings.mappings)
         self.config = settings
@@ -288,11 +331,78 @@ class Agent:
                 self.ports.append(Ports(one, self._place))
                 self.ports[-1].start(now)
 
+    # netifd
 
-def _backend(settings, paths):
-    if settings.agent.backend == "none":
-        return Nothing()
-    return Linux(settings.softwire.device, paths.run_dir)
+    def _up(self, request):
+        """netifd's protocol handler wants this interface up; what it asks for is kept, so that an
+        agent that is started again goes on with it."""
+        name, texts = request.get("interface", ""), request.get("options", {})
+        try:
+            wanted = interface.read(name, texts)
+        except config.ConfigError as error:
+            log.error(str(error))
+            return {"error": str(error), "code": "INVALID_OPTION"}
+        if self.interface is not None and self.interface.name != name:
+            text = "interface '%s' is up; one softwire is possible" % self.interface.name
+            return {"error": text, "code": "ONE_SOFTWIRE"}
+        settings, error = self._join(self.config, wanted)
+        if error:
+            log.error(error)
+            return {"error": error, "code": "INVALID_OPTION"}
+        try:
+            self._record.keep(name, texts)
+        except store.StoreError as problem:
+            log.warning(str(problem))
+        return self._take_up(settings, wanted)
+
+    def _take_up(self, settings, wanted):
+        before, self.interface = self.interface, wanted
+        if self.line and (before, self.config.softwire) == (wanted, settings.softwire):
+            self.line.apply(self.clock.now())  # netifd may have forgotten it
+            return {}
+        if self.line and before != wanted:
+            self.line.suspend(self.clock.now())
+            self.line = None
+        error = self._switch(settings)
+        return {"error": error, "code": "SETUP_FAILED"} if error else {}
+
+    def _down(self, request):
+        """netifd takes the interface down; by option release, the set is given back."""
+        if self.interface is None or self.interface.name != request.get("interface"):
+            return {}
+        now = self.clock.now()
+        self._record.remove()
+        if self.interface.release:
+            self.line.dismiss(now)
+        else:
+            self.line.suspend(now)
+        self.line = self.interface = None
+        self.config = interface.join(self.config, None)
+        self._name_the_living()
+        return {}
+
+    def _join(self, settings, wanted):
+        """(Config with the softwire that netifd asks for, None), or (None, why not)."""
+        try:
+            settings = interface.join(settings, wanted)
+        except config.ConfigError as error:
+            return None, str(error)
+        return settings, self._orders.why_not_beside(settings.mappings, settings.softwire)
+
+    def _why_not_openwrt(self, settings):
+        """netifd and fw4 are entered or left by starting again, or None."""
+        if (settings.agent.backend == "openwrt") == (self._door is not None):
+            return None
+        return "a change of option backend takes effect after a restart of the agent"
+
+    def _backend(self, settings):
+        if settings.agent.backend == "none":
+            return Nothing()
+        if self._door:
+            from cpe_agent.backends.openwrt import OpenWrt
+
+            return OpenWrt(self.interface, self.paths.run_dir)
+        return Linux(settings.softwire.device, self.paths.run_dir)
 
 
 def load_config(paths):

@@ -170,8 +170,8 @@ MAPPING_OPTIONS = (
     ("prefer_failure", "0", _flag),  # that external port or none
     ("filter", None, _filter),  # peers that may send
 )
-# What makes the plan so: iproute2 and nft, or netifd and fw4, which bring the softwire's options with
-# them ('config interface' with proto lw4o6). none only holds the port set.
+# What makes the plan so: iproute2 and nft, or OpenWrt's netifd and fw4: then the softwire's options
+# are a 'config interface' with proto lw4o6. none only holds the port set.
 _BACKENDS = {"linux": "linux", "none": "none", "openwrt": "openwrt"}
 AGENT_OPTIONS = (("backend", "linux", _choice(_BACKENDS)),)
 

@@ -17,8 +17,9 @@ DEVICE = "lw4-"  # begins the name of a softwire's device; the firewall's guards
 
 # What netifd calls an option, where we call it otherwise.
 _OTHER_NAMES = {"peeraddr": "aftr", "ip6addr": "source"}
-# Its own business, or ours outside of the softwire's options.
+# Ours outside of the softwire's options, and netifd's own business.
 _APART = ("release", "zone", "tunlink")
+_NETIFDS = ("proto", "defaultroute", "peerdns", "metric", "renew", "auto")
 _LARGEST = 8192  # octets of a record
 
 
@@ -30,13 +31,22 @@ def read(name, texts):
     plain = {}
     for option in texts:
         value = texts[option]
-        if option not in _APART and value not in ("", []):
+        if option not in _APART + _NETIFDS and value not in ("", []):
             plain[_OTHER_NAMES.get(option, option)] = _text(where, option, value)
     plain["device"] = (DEVICE + name)[:15]
-    softwire = config.read_softwire(where, name, plain)
+    try:
+        softwire = config.read_softwire(where, name, plain)
+    except config.ConfigError as error:
+        raise config.ConfigError(_in_their_words(str(error))) from None
     release = _text(where, "release", texts.get("release", "0")) in ("1", "true", "on", "yes")
     zone, tunlink = [_text(where, option, texts.get(option, "")) for option in _APART[1:]]
     return Interface(name, softwire, release, zone, tunlink)
+
+
+def _in_their_words(text):
+    for theirs in _OTHER_NAMES:
+        text = text.replace("option %s " % _OTHER_NAMES[theirs], "option %s " % theirs)
+    return text
 
 
 def _is_name(name):
@@ -59,6 +69,16 @@ def _text(where, option, value):
     if not isinstance(value, str):
         raise config.ConfigError("%s: option %s is no text" % (where, option))
     return value
+
+
+def join(settings, wanted):
+    """The config with the softwire of an interface.Interface, or without one. Raises
+    ConfigError."""
+    if settings.agent.backend != "openwrt":
+        return settings
+    softwire = wanted.softwire if wanted else None
+    config.check_together(settings.mappings, softwire)
+    return config.Config(softwire, settings.mappings, settings.agent, settings.warnings)
 
 
 class Record:

@@ -29,6 +29,7 @@ class Keeper:
         self.session = None
         self.mapping = None
         self.errors = {}  # what is wrong now: kind -> text
+        self.refusal = None  # result code, if the last answer was one
         self.since = None  # ms; when the present set was first granted
         self.renewals = 0
         self.released = False
@@ -425,6 +426,7 @@ class Keeper:
             text = advice.unusable(server, detail, wait)
         else:
             text = advice.silent(server, self.mapping.unanswered, self.session.client.dropped)
+        self.refusal = detail.result if kind == m.EVENT_REFUSED else None
         self.complain("server", text)
         if kind == m.EVENT_REFUSED and self.mapping.grant is None:
             seconds = detail.lifetime

@@ -4,10 +4,12 @@ from cpe_agent import advice, config, lease, log, net, plan, softwire, store
 from cpe_agent.backends import BackendError
 from cpe_agent.keeper import Keeper
 from cpe_agent.pcp import mapping as m
+from cpe_agent.pcp import wire
 
 _SETTLE = 200  # ms; network changes come in bursts
 _RETRY = 5000  # ms between tries of the backend; doubled up to a minute
 _RETRY_MOST = 60000
+_CODES = {"server": "PCP_SILENT", "path": "NO_WAY_TO_SERVER", "better": "BETTER_SERVER"}
 
 
 class Line(Keeper):
@@ -91,6 +93,25 @@ class Line(Keeper):
     def dismiss(self, now):
         """See Keeper. False if the line could not be taken down: then it is kept."""
         return self._take_down(now) and super().dismiss(now)
+
+    def suspend(self, now):
+        """Not wanted for now: the line goes down, but the lease runs on, to be taken up again."""
+        self._take_down(now)
+        self.forget_path()
+
+    def complain(self, kind, text):
+        """See Keeper; and whoever set up the interface shows a word for it."""
+        super().complain(kind, text)
+        try:
+            self.backend.complain(self.code(kind), text)
+        except BackendError as error:
+            log.warning(str(error))
+
+    def code(self, kind):
+        """A word for what is wrong, as netifd's protocols have them."""
+        if kind == "server" and self.refusal is not None:
+            return "PCP_" + wire.result_name(self.refusal)
+        return _CODES.get(kind, "SETUP_FAILED")
 
     def _take_down(self, now):
         """Stop using the set. False if that failed."""

@@ -1,0 +1,92 @@
+"""The agent's door to ubus: the object 'cpe-agent', its events, and hotplug scripts."""
+
+import os
+
+from cpe_agent import log, pyubus
+
+NAME = "cpe-agent"
+
+_HOTPLUG = "/sbin/hotplug-call"
+_MAP = (
+    ("protocol", pyubus.STRING),
+    ("internal_port", pyubus.STRING),
+    ("ports", pyubus.STRING),
+    ("external_port", pyubus.STRING),
+    ("external_address", pyubus.STRING),
+    ("internal_address", pyubus.STRING),
+    ("family", pyubus.STRING),
+    ("server", pyubus.ARRAY),
+    ("lifetime", pyubus.STRING),
+    ("filter", pyubus.ARRAY),
+)
+# Method, command of the agent, arguments.
+_METHODS = (
+    ("status", "status", ()),
+    ("renew", "renew", ()),
+    ("release", "release", ()),
+    ("request", "map", _MAP),
+    ("remove", "unmap", (("name", pyubus.STRING),)),
+    ("reload", "reload", ()),
+    ("up", "up", (("interface", pyubus.STRING), ("options", pyubus.TABLE))),
+    ("down", "down", (("interface", pyubus.STRING),)),
+)
+
+
+class Door:
+    """Answers calls by the agent's commands, and tells of changes."""
+
+    def __init__(self, poller, clock, command):
+        """command(request): as control.Server's answer."""
+        self._connection = pyubus.Connection(poller, clock.now, trouble=log.warning)
+        self._command = command
+        methods = [
+            pyubus.Method(name, self._answer(what), arguments) for name, what, arguments in _METHODS
+        ]
+        self._object = self._connection.bus.add_object(NAME, methods)
+        self._told = None  # the Place told last
+
+    def open(self):
+        """Go to ubusd, now and whenever it comes back."""
+        self._connection.open()
+
+    def timer(self):
+        """When handle_timer is due, in ms, or None."""
+        return self._connection.timer()
+
+    def handle_timer(self, now):
+        """See pyubus.Connection."""
+        self._connection.handle_timer(now)
+
+    def _answer(self, command):
+        def answer(request):
+            words = dict(request.arguments)
+            words["command"] = command
+            return self._command(words)
+
+        return answer
+
+    def tell(self, place):
+        """Tell who listens if what they know is over. place: (interface, device, address, first
+        port, last port), or None while no set is in use."""
+        if place == self._told:
+            return
+        kind = "up" if self._told is None else "changed" if place else "down"
+        interface, device, address, first, last = place or self._told
+        self._told = place
+        event = {"event": kind, "interface": interface, "device": device}
+        event.update({"address": address, "first_port": first, "last_port": last})
+        bus = self._connection.bus
+        bus.send_event(NAME, event)
+        bus.notify(self._object, kind, event)
+        _run_scripts(event)
+
+
+def _run_scripts(event):
+    """Users' scripts in /etc/hotplug.d/cpe-agent, which may take their time. The values are checked
+    names, addresses and numbers."""
+    try:
+        os.stat(_HOTPLUG)
+    except OSError:
+        return
+    words = ["%s=%s" % (name.upper(), event[name]) for name in sorted(event) if name != "event"]
+    os.system("ACTION=%s %s %s %s &" % (event["event"], " ".join(words), _HOTPLUG, NAME))
