@@ -50,12 +50,13 @@ def _in_their_words(text):
 
 
 def _is_name(name):
-    letters = [char for char in name if char == "_" or (ord(char) < 128 and _is_alnum(char))]
-    return 1 <= len(name) <= 32 and len(letters) == len(name)
-
-
-def _is_alnum(char):
-    return char.isalpha() or char.isdigit()
+    """True for what a script may take for a word."""
+    if not isinstance(name, str) or not 1 <= len(name) <= 32:
+        return False
+    for char in name:
+        if char != "_" and not (ord(char) < 128 and (char.isalpha() or char.isdigit())):
+            return False
+    return True
 
 
 def _text(where, option, value):
