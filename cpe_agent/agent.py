@@ -81,13 +81,13 @@ class Agent:
     # Life
 
     def run(self):
-        """Never returns."""
-        self.open()
+        """Never returns; to be called after open()."""
         while True:
             self.step()
 
     def open(self):
-        """Listen for commands and for changes of the network, and start asking."""
+        """Listen for commands and for changes of the network, and start asking. Raises
+        control.NoSocket."""
         server = control.Server(self.paths.socket, self._command)
         poller = self.sessions.poller
         poller.add(server.socket, server.serve)
