@@ -101,6 +101,14 @@ def no_server(names):
     return "no PCP server can be asked now; waiting for the next round; check option server"
 
 
+def nobody_told(error, names):
+    """A release that no server has heard of. names: (host name, why it is not known or None)."""
+    reasons = ["%s: %s" % (name, why or "no name server answers") for name, why in names]
+    return "nobody can be told: %s; run 'cpe-agent release' again when that is mended" % (
+        "; ".join(reasons) or error
+    )
+
+
 def overlap(server, error):
     """Another mapping of ours is in the way."""
     return "cannot be asked for at %s: %s; give it other internal ports" % (server, error)

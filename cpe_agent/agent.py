@@ -29,6 +29,7 @@ from cpe_agent.ports import Ports
 
 _IDLE_WAIT = 3600000  # ms; the longest sleep of the loop
 _SETTLE = 200  # ms; network changes come in bursts
+_NAMES_PATIENCE = 10000  # ms; a release waits that long for host names of servers
 _CONFIG_LARGEST = 65536  # octets; most of it comments, if it comes to that
 
 
@@ -99,13 +100,13 @@ class Agent:
     # Life
 
     def run(self):
-        """Never returns."""
-        self.open()
+        """Never returns; to be called after open()."""
         while True:
             self.step()
 
     def open(self):
-        """Listen for commands and for changes of the network, and start asking."""
+        """Listen for commands and for changes of the network, and start asking. Raises
+        control.NoSocket."""
         server = control.Server(self.paths.socket, self._command)
         poller = self.sessions.poller
         poller.add(server.socket, server.serve)
@@ -222,17 +223,25 @@ class Agent:
         """Release without having run: for the CLI. True if the servers confirmed, False if one was
         silent, None if one could not be asked, or must not be: while the line is up, the set is
         ours. patience: ms."""
-        now = self.clock.now()
-        self._releasing = True
-        if self.line and not self.line.release_unasked(now):
-            return None
+        end = self.clock.now() + patience
         leaving = [keeper for keeper in self.ports if self._place.remembers(keeper.name)]
-        told = [keeper.release_unasked(now) for keeper in leaving]
-        leaving += [self.line] if self.line else []
-        end = now + patience
-        while [one for one in leaving if one.confirmed is None] and self.clock.now() < end:
-            self.step(patience)
-        return all(one.confirmed for one in leaving) if all(told) else None
+        leaving = ([self.line] if self.line else []) + leaving
+        if not all(keeper.stop_using(self.clock.now()) for keeper in leaving):
+            return None
+        self._await_names(leaving, self.clock.now() + _NAMES_PATIENCE)
+        self._releasing = True
+        told = [one for one in leaving if one.release_unasked(self.clock.now())]
+        while [one for one in told if one.confirmed is None] and self.clock.now() < end:
+            self.step(end - self.clock.now())
+        return all(one.confirmed for one in leaving) if told == leaving else None
+
+    def _await_names(self, keepers, end):
+        """Step until all are resolved that can be, or until end (ms)."""
+        while [one for one in keepers if one.awaits_name(self.clock.now())]:
+            left = end - self.clock.now()
+            if left <= 0:
+                return
+            self.step(left)
 
     def _map(self, request):
         try:

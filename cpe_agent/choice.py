@@ -130,6 +130,13 @@ class Choice:
                 self._selection.answered_by(now, self.address)
                 self._selection.set(now, found)
 
+    def names(self):
+        """(name, why) of host names that stand for no address; why: text, or None while the
+        question is under way."""
+        names = [where for _, where in self._options.server if isinstance(where, str)]
+        unknown = [name for name in names if not self._directory.addresses(name)]
+        return [(name, self._directory.why_unknown(name)) for name in unknown]
+
     def unreachable(self, now):
         """There is no way to the address. True if another server is to be asked now."""
         if not [one for one in self._reachable if one != self.address and source_of(one)]:

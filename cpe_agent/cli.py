@@ -47,6 +47,7 @@ _DEFAULTS = {
     "--state-dir": "/etc/cpe-agent",
     "--run-dir": "/var/run/cpe-agent",
 }
+_SOCKET = "/control"  # in the run-dir
 _RELEASE_PATIENCE = 60  # s; four transmissions, and a little
 _MAP_PATIENCE = 15  # s; three transmissions
 
@@ -76,23 +77,43 @@ def main(words):
     return _COMMANDS[command](options, arguments)
 
 
-def _read(words):
-    """(options, command, arguments). Raises UsageError."""
-    options = dict(_DEFAULTS)
-    plain = []
+def _parse(words, allowed):
+    """(plain words, {option: its values}). allowed: names of options. Raises UsageError."""
+    plain, given = [], {}
     index = 0
     while index < len(words):
         name, sign, value = words[index].partition("=")
-        if name in options:
+        if name in allowed:
             if not sign:
                 index += 1
                 if index == len(words):
                     raise UsageError("%s needs a value" % name)
                 value = words[index]
-            options[name] = value.rstrip("/")
+            given.setdefault(name, []).append(value)
         else:
             plain.append(words[index])
         index += 1
+    return plain, given
+
+
+def _folder(name, path):
+    """The path as we go on with it. Raises UsageError."""
+    if not path.startswith("/"):
+        raise UsageError("%s '%s' must begin with '/'" % (name, path))
+    path = path.rstrip("/")
+    length, room = len(path.encode()), control.LONGEST_PATH - len(_SOCKET)
+    if name == "--run-dir" and length > room:
+        raise UsageError("%s is %d octets long; allowed: %d" % (name, length, room))
+    return path
+
+
+def _read(words):
+    """(options, command, arguments). Raises UsageError."""
+    options = dict(_DEFAULTS)
+    plain, given = _parse(words, _DEFAULTS)
+    for name, values in given.items():
+        is_file = name == "--config"
+        options[name] = values[-1] if is_file else _folder(name, values[-1])
     if not plain or plain[0] in ("-h", "--help"):
         return options, "help", []
     command, arguments = plain[0].lstrip("-") if plain[0] == "--version" else plain[0], plain[1:]
@@ -119,7 +140,7 @@ def _paths(options):
 
 
 def _socket(options):
-    return options["--run-dir"] + "/control"
+    return options["--run-dir"] + _SOCKET
 
 
 def _settings(paths):
@@ -159,6 +180,11 @@ def _run(options, _):
     running = agent.Agent(settings, paths)
     if error:
         running.complain_about_config(error)
+    try:
+        running.open()
+    except control.NoSocket as error:
+        _complain(str(error))
+        return FAILED
     running.run()
     return OK
 
@@ -241,10 +267,14 @@ def _release_without_agent(options):
     from cpe_agent import agent
 
     paths = _paths(options)
+    try:
+        store.make_directory(paths.run_dir)
+    except store.StoreError as error:
+        _complain(str(error))
+        return FAILED
     settings, _ = _settings(paths)
     if settings is None:
         return USAGE_ERROR
-    store.make_directory(paths.run_dir)
     sys.stdout.write("no agent is running; doing it without one ...\n")
     alone = agent.Agent(settings, paths)
     confirmed = alone.release_alone(_RELEASE_PATIENCE * 1000)
@@ -288,14 +318,11 @@ def _print_nft(options, arguments):
     return OK
 
 
-def _print_nft_for(options, address, first, size):
-    from cpe_agent import config, plan, portset
+def _print_nft_for(options, *words):
+    from cpe_agent import config, plan
 
     try:
-        port_set = portset.PortSet(address, int(first), int(size))
-        reason = portset.why_unusable(portset.octets(address), port_set.first, port_set.size)
-        if reason:
-            raise ValueError(reason)
+        port_set = _read_set(*words)
         with open(options["--config"]) as file:
             softwire = config.parse(file.read()).softwire
         if softwire is None:
@@ -305,6 +332,18 @@ def _print_nft_for(options, address, first, size):
         return USAGE_ERROR
     sys.stdout.write(plan.nat_text(softwire, port_set, softwire.mtu or 1460))
     return OK
+
+
+def _read_set(address, first, size):
+    """PortSet of three words. Raises ValueError."""
+    from cpe_agent import portset
+
+    if not (portset.is_number(first) and portset.is_number(size)):
+        raise ValueError("'print-nft' takes an IPv4 address, a first port and a number of ports")
+    reason = portset.why_unusable(portset.octets(address), int(first), int(size))
+    if reason:
+        raise ValueError(reason)
+    return portset.PortSet(address, int(first), int(size))
 
 
 _MAP_OPTIONS = {
@@ -335,22 +374,12 @@ def _map(options, arguments):
 
 def _read_mapping(words):
     """{option: text or list of text}. Raises UsageError."""
-    plain, named, index = [], {}, 0
-    while index < len(words):
-        name, sign, value = words[index].partition("=")
-        if name in _MAP_OPTIONS:
-            if not sign:
-                index += 1
-                if index == len(words):
-                    raise UsageError("%s needs a value" % name)
-                value = words[index]
-            named.setdefault(_MAP_OPTIONS[name], []).append(value)
-        else:
-            plain.append(words[index])
-        index += 1
+    plain, given = _parse(words, _MAP_OPTIONS)
     if len(plain) != 2:
         raise UsageError("'map' takes a protocol and an internal port")
-    request = {name: texts[0] if len(texts) == 1 else texts for name, texts in named.items()}
+    request = {}
+    for name, texts in given.items():
+        request[_MAP_OPTIONS[name]] = texts[0] if len(texts) == 1 else texts
     request["protocol"], request["internal_port"] = plain
     return request
 
@@ -393,10 +422,14 @@ def _learn(options, arguments):
         return USAGE_ERROR
     try:
         config.check_device(arguments[0])
+    except ValueError as error:
+        _complain("'%s' is no name of an interface; %s" % (arguments[0], error))
+        return USAGE_ERROR
+    try:
         store.make_directory(options["--run-dir"])
         learned = choice.Learned(options["--run-dir"])
         reasons = learned.put(arguments[0], arguments[1], arguments[2:])
-    except (ValueError, store.StoreError) as error:
+    except store.StoreError as error:
         _complain(str(error))
         return FAILED
     for reason in reasons:

@@ -7,6 +7,7 @@ import time
 from cpe_agent import net
 
 _LARGEST = 4096  # octets of a request
+LONGEST_PATH = 107  # octets; what a unix socket's address has room for
 _NO_SIGNAL = 0x4000  # MSG_NOSIGNAL: MicroPython would die of a client that hangs up
 _PATIENCE = 0.3  # s; a client that dawdles must not hold up the line
 _STEP = 0.1  # s; between tries to get into the queue
@@ -19,18 +20,25 @@ class NotRunning(Exception):
     """No agent answers at the socket."""
 
 
+class NoSocket(OSError):
+    """The socket cannot be made; the text says which and why."""
+
+
 class Server:
     """Answers requests, one connection at a time; only root can reach the socket's folder."""
 
     def __init__(self, path, answer):
-        """answer(request) takes a dict and gives a dict."""
+        """answer(request) takes a dict and gives a dict. Raises NoSocket."""
         try:
             os.unlink(path)  # left by an agent that was killed
         except OSError:
             pass
         self.socket = net.unix_socket()
-        self.socket.bind(net.unix_address(path))
-        self.socket.listen(4)
+        try:
+            self.socket.bind(net.unix_address(path))
+            self.socket.listen(4)
+        except OSError as error:
+            raise NoSocket("cannot listen at %s: %s" % (path, error)) from None
         self._answer = answer
 
     def serve(self, sock):

@@ -127,15 +127,30 @@ class Keeper:
             # Given back before, or, with no way to the server so far, never asked about.
             self._on_released(bool(self.confirmed))
 
+    def stop_using(self, now):
+        """Use no more what a forerunner left, before it is given back by release_unasked. False if
+        that failed."""
+        self.released = True
+        return True
+
+    def awaits_name(self, now):
+        """True while it is being resolved whom to give the mapping back to."""
+        self.choice.refresh(now)
+        self._recall_lease(now)
+        parties = lease.parties(self._lease())
+        if parties and self.choice.address == parties[2]:
+            return False
+        return None in [why for _, why in self.choice.names()]
+
     def release_unasked(self, now):
         """Give back what a forerunner left, without having asked for it. False if nobody could be
         told."""
-        self.released = True
         self.choice.refresh(now)
         self._recall_lease(now)
         try:
             self._attach(self._with_held_source(now, self._way()))
-        except (OSError, session.Taken):
+        except (OSError, session.Taken) as error:
+            self.error(advice.nobody_told(error, self.choice.names()))
             self._on_released(False)
             self.confirmed = None
             return False

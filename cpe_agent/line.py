@@ -64,12 +64,9 @@ class Line(Keeper):
         super().release(now)
         return True
 
-    def release_unasked(self, now):
-        """Take down a line that a forerunner left, and give its set back. None if it could not be
-        taken down, False if nobody could be told."""
-        if not self._take_down(now):
-            return None
-        return super().release_unasked(now)
+    def stop_using(self, now):
+        """See Keeper: take down a line that a forerunner left."""
+        return self._take_down(now)
 
     def change(self, now, options, backend):
         """Go over to other options, and to another backend if it is one."""

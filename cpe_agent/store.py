@@ -19,6 +19,7 @@ from cpe_agent.portset import PortSet
 
 _MAGIC = "cpe-agent-state "
 _VERSION = 2
+_S_IFMT, _S_IFDIR = 0o170000, 0o040000
 SOFTWIRE = "softwire"  # the softwire's name; other mappings' have a space in them
 
 # nonce: 12 octets. server: 16 octets. protocol, internal_port: with the nonce, the match key.
@@ -226,10 +227,15 @@ def _private_files():
 def make_directory(path):
     """Create a directory that only root can enter, and those above it. Raises StoreError."""
     try:
-        os.stat(path)
-        return
+        mode = os.stat(path)[0]
     except OSError:
-        pass
+        _make(path)
+        return
+    if mode & _S_IFMT != _S_IFDIR:
+        raise StoreError("cannot create %s: a file of that name is in the way" % path)
+
+
+def _make(path):
     _private_files()
     try:
         made = ""

@@ -203,6 +203,8 @@ class PcpConfig:
     delete_idle: int = _key(0, _integer(0, 86400))
     announce_at_start: bool = _key(True, _boolean())
     announce_repeats: int = _key(10, _integer(1, 10))
+    # Announcements a second, to one client after the other; 0: to all at once.
+    announce_pace: int = _key(0, _integer(0, 1000000))
     update_port_set: bool = _key(True, _boolean())
     max_known_clients: int = _key(200000, _integer(1, 10000000))
     # Epoch at the start, to play a server that has been up for a while.

@@ -14,29 +14,41 @@ ALL_NODES = bytes.fromhex("ff02" + "00" * 13 + "01")
 ALL_HOSTS = wire.V4_PREFIX + bytes([224, 0, 0, 1])
 ANNOUNCE_GAP_MS = 250  # then doubled, RFC 6887 14.1.3
 UPDATE_GAPS_MS = (250, 500)  # RFC 6887 14.2
+_LATE_MS = 20  # a timer that is served so late costs nothing of the pace
 
 
-class _Series:
-    """A series of unsolicited ANNOUNCE still to be sent."""
+class _Told:
+    """Who is told by a series of ANNOUNCE: copies left, and when the last one left."""
 
-    def __init__(self, groups, clients, repeats, now_ms):
-        self.groups = groups
-        self.clients = clients
-        self.left = repeats
-        self.gap = ANNOUNCE_GAP_MS
+    __slots__ = ("address", "due_ms", "left", "port", "sent_ms")
+
+    def __init__(self, address, port, left, now_ms):
+        self.address = address
+        self.port = port
+        self.left = left
         self.due_ms = now_ms
+        self.sent_ms = None
+
+    def sent(self, now_ms):
+        """Note a copy, and when the next is due: each gap at least twice the one before."""
+        gap = ANNOUNCE_GAP_MS if self.sent_ms is None else 2 * (now_ms - self.sent_ms)
+        self.sent_ms = now_ms
+        self.left -= 1
+        self.due_ms = now_ms + max(gap, ANNOUNCE_GAP_MS) if self.left else None
 
 
 class Announcements:
     """Who is told that the server may have lost state, and when.
 
-    max_known: clients to remember for unicast; the longest unheard is forgotten first.
+    max_known: clients to remember for unicast; the longest unheard is forgotten first. pace:
+    announcements a second, 0 for no limit; who has not been told yet comes before all repeats.
     """
 
-    def __init__(self, max_known):
+    def __init__(self, max_known, pace=0):
         self._max_known = max_known
+        self._interval_us = 1000000 // pace if pace else 0
         self._known = OrderedDict()
-        self._series = None
+        self.stop()
 
     def __len__(self):
         return len(self._known)
@@ -47,36 +59,47 @@ class Announcements:
         self._known.move_to_end(client)
         if len(self._known) > self._max_known:
             self._known.popitem(last=False)
-        if self._series is not None:
-            self._series.clients.pop(client, None)
+        told = self._series.pop(client, None)
+        if told is not None:
+            told.due_ms = None
 
     def start(self, now_ms, unicast, groups, repeats):
-        """Begin a series in place of one under way; groups: multicast addresses."""
-        clients = dict(self._known) if unicast else {}
-        self._series = None
-        if clients or groups:
-            self._series = _Series(groups, clients, repeats, now_ms)
+        """Begin a series in place of one under way: the clients known, the longest unheard first,
+        then groups, which are multicast addresses."""
+        self.stop()
+        self._free_us = now_ms * 1000
+        targets = list(self._known.items()) if unicast else []
+        targets += [(group, wire.CLIENT_PORT) for group in groups]
+        for address, port in targets:
+            told = _Told(address, port, repeats, now_ms)
+            self._series[address] = told
+            self._queue.push(told)
 
     def stop(self):
         """End the series."""
-        self._series = None
+        self._series = {}  # address: _Told
+        self._queue = DeadlineQueue()
+        self._free_us = 0  # when the pace allows the next copy
 
     def next_due(self):
         """When a copy is to be sent (milliseconds), or None."""
-        return None if self._series is None else self._series.due_ms
+        due = self._queue.next_due()
+        return None if due is None else max(due, -(-self._free_us // 1000))
 
     def due(self, now_ms):
         """[(address, port)] that get a copy now."""
-        series = self._series
-        if series is None or series.due_ms > now_ms:
-            return []
-        targets = list(series.clients.items())
-        targets += [(group, wire.CLIENT_PORT) for group in series.groups]
-        series.left -= 1
-        series.due_ms = now_ms + series.gap
-        series.gap *= 2
-        if not series.left or not targets:
-            self._series = None
+        targets = []
+        while self._free_us <= now_ms * 1000:
+            told = self._queue.pop_due(now_ms)
+            if told is None:
+                break
+            targets.append((told.address, told.port))
+            self._free_us = max(self._free_us, (now_ms - _LATE_MS) * 1000) + self._interval_us
+            told.sent(now_ms)
+            if told.left:
+                self._queue.push(told)
+            else:
+                del self._series[told.address]
         return targets
 
 

@@ -40,7 +40,7 @@ class PcpServer:
         self.faults = config.faults if faults is None else faults
         self._random_bytes = random_bytes
         self._epoch_start_ms = now_ms - config.pcp.epoch_start * 1000
-        self._announcements = Announcements(config.pcp.max_known_clients)
+        self._announcements = Announcements(config.pcp.max_known_clients, config.pcp.announce_pace)
         self._updates = MappingUpdates()
         self._table = MappingTable()
         self._clear()
@@ -98,10 +98,11 @@ class PcpServer:
         return len(self._table)
 
     def announce(self, now_ms, unicast=True, multicast=True):
-        """Start a series of unsolicited ANNOUNCE (RFC 6887 14.1.3); its first copies.
+        """Start a series of unsolicited ANNOUNCE (RFC 6887 14.1.3); the copies that go at once.
 
         unicast: to every client known, until it is heard again. multicast: to ff02::1, and
-        224.0.0.1 where IPv4 is served. A series under way ends.
+        224.0.0.1 where IPv4 is served; with pcp.announce_pace, when all of those have been told. A
+        series under way ends.
         """
         groups = self._groups() if multicast else ()
         self._announcements.start(now_ms, unicast, groups, self.config.pcp.announce_repeats)

@@ -26,11 +26,11 @@ SETS_OF_AN_ADDRESS = 60  # of 1024 ports
 WAY = 20  # ms, there or back
 # Of a socket: the kernel's default of 212992 octets holds some 277 datagrams of this size.
 BUFFER = 277
-MULTICAST_GAPS = (0, 250, 750, 1750, 3750, 7750, 15750, 31750, 63750, 127750)
+PORT = 40000  # of all routers
 
-# How the routers learn of the restart. pace: announcements a second, to one router after another;
-# None: all at once, ten times (RFC 6887 14.1.3). traffic: ICMPv6 1/5 errors a second. Neither: the
-# epoch in the answer to the next renewal. client: its class.
+# How the routers learn of the restart. announce: how the server tells them (RFC 6887 14.1.3),
+# 'multicast' or 'unicast', or None. pace: its announcements a second; 0: no limit. traffic: ICMPv6
+# 1/5 errors a second. Neither: the epoch in the answer to the next renewal. client: its class.
 Way = namedtuple("Way", ("name", "announce", "pace", "traffic", "client"))
 
 
@@ -45,12 +45,12 @@ class PatientClient(Client):
 
 
 WAYS = (
-    Way("announced to all at once", True, None, None, Client),
-    Way("announced to all at once, repeats ignored", True, None, None, PatientClient),
-    Way("announced one by one, 1000/s", True, 1000, None, Client),
-    Way("announced one by one, 300/s", True, 300, None, Client),
-    Way("ICMPv6 1/5, 1000/s", False, None, 1000, Client),
-    Way("next renewal", False, None, None, Client),
+    Way("announced to all at once", "multicast", 0, None, Client),
+    Way("announced to all at once, repeats ignored", "multicast", 0, None, PatientClient),
+    Way("announced one by one, 1000/s", "unicast", 1000, None, Client),
+    Way("announced one by one, 300/s", "unicast", 300, None, Client),
+    Way("ICMPv6 1/5, 1000/s", None, 0, 1000, Client),
+    Way("next renewal", None, 0, None, Client),
 )
 RATES = (2000, 500)  # requests a second that the server serves
 # sent: requests in each second. back: ms when each router had its set. lost: requests that found
@@ -61,11 +61,11 @@ Result = namedtuple("Result", ("way", "rate", "sent", "back", "lost"))
 class Fleet:
     """Routers that hold sets of one server."""
 
-    def __init__(self, count, client_class=Client, lifetime=86400, seed=1):
-        """count: routers. lifetime: seconds of a lease. Each got its set at some time of the
-        last half lease."""
+    def __init__(self, count, way, lifetime=86400, seed=1):
+        """count: routers. way: how they will learn of a restart. lifetime: seconds of a lease.
+        Each got its set at some time of the last half lease."""
         self.chance = random.Random(seed)
-        self.client_class = client_class
+        self.way = way
         self.lifetime = lifetime
         self._queue = []
         self._number = 0
@@ -76,17 +76,18 @@ class Fleet:
             {
                 "server": {"address": "2001:db8:ffff::1", "pcp_only": True},
                 "pool": {"addresses": pool, "set_size": 1024},
-                "pcp": {"lifetime_max": lifetime},
+                "pcp": {"lifetime_max": lifetime, "announce_pace": way.pace},
             }
         )
         self.server = PcpServer(config, now_ms=0)
         self.clients = [self._client(number) for number in range(count)]
+        self._by_address = {client.source: client for client in self.clients}
         self.restart_at = lifetime * SECOND // 2
         self._grant_all()
 
     def _client(self, number):
         address = bytes.fromhex("20010db8c0de0000") + number.to_bytes(8, "big")
-        client = self.client_class(SERVER, address, self.chance.randbytes)
+        client = self.way.client(SERVER, address, self.chance.randbytes)
         client.add(m.Mapping(m.wish(0, 1, 65535, self.lifetime), self.chance.randbytes(12)))
         return client
 
@@ -100,27 +101,26 @@ class Fleet:
             client.events()
 
     def _answer(self, now, client, request):
-        for data, _, _ in self.server.receive(now, request, client.source, 40000):
+        for data, _, _ in self.server.receive(now, request, client.source, PORT):
             client.receive(now, data, SERVER, wire.SERVER_PORT)
 
-    def restart(self, way, rate=None):
+    def restart(self, rate=None):
         """Result of a restart. rate: requests a second that the server serves; None: all."""
         now = self.restart_at
-        self.server.forget(now)
         self.sent = Counter()
         self.back = []
         self.lost = 0
         self.rate = rate
         self._busy_until = now
         self._buffer = deque()
-        self._plan_news(now, way)
+        self._tell(now)
         for client in self.clients:
             self._plan_timer(now, client)
         end = now + self.lifetime * SECOND
         while self._queue and self._queue[0][0] <= end and len(self.back) < len(self.clients):
             now, _, action, arguments = heapq.heappop(self._queue)
             action(now, *arguments)
-        return Result(way, rate, self.sent, self.back, self.lost)
+        return Result(self.way, rate, self.sent, self.back, self.lost)
 
     def _at(self, when, action, *arguments):
         self._number += 1
@@ -128,25 +128,26 @@ class Fleet:
 
     # How they learn
 
-    def _plan_news(self, now, way):
-        order = list(self.clients)
-        self.chance.shuffle(order)
-        if way.announce:
+    def _tell(self, now):
+        """The server forgets; what it announces, and what it does not."""
+        self._announce(now, self.server.forget(now, announce=self.way.announce))
+        if self.way.traffic:
+            order = list(self.clients)
+            self.chance.shuffle(order)
             for number, client in enumerate(order):
-                if way.pace:
-                    self._at(now + number * SECOND // way.pace, self._announce, client)
-                    continue
-                for gap in MULTICAST_GAPS:
-                    self._at(now + gap, self._announce, client)
-        elif way.traffic:
-            for number, client in enumerate(order):
-                self._at(now + number * SECOND // way.traffic, self._icmp, client)
+                self._at(now + number * SECOND // self.way.traffic, self._icmp, client)
 
-    def _announce(self, now, client):
-        epoch = self.server.epoch(now)
-        data = wire.response(wire.OP_ANNOUNCE, wire.SUCCESS, 0, epoch)
-        client.receive(now, data, SERVER, wire.SERVER_PORT)
-        self._carry(now, client)
+    def _announce(self, now, datagrams):
+        for data, address, _ in datagrams:
+            reached = [self._by_address[address]] if address in self._by_address else self.clients
+            for client in reached:
+                self._heard(now, client, data)
+        due = self.server.get_timer()
+        if due is not None:
+            self._at(due, self._server_timer)
+
+    def _server_timer(self, now):
+        self._announce(now, self.server.handle_timer(now))
 
     def _icmp(self, now, client):
         if not self.server.bindings.of_client(client.source):
@@ -191,7 +192,7 @@ class Fleet:
     def _serve(self, now, client, data):
         now = int(now)
         known = bool(self.server.bindings.of_client(client.source))
-        answers = self.server.receive(now, data, client.source, 40000)
+        answers = self.server.receive(now, data, client.source, PORT)
         if not known:
             self.back.append(now - self.restart_at)
         for answer, _, _ in answers:
@@ -239,7 +240,7 @@ def row(result):
 
 
 def _one(count, way, rate):
-    return Fleet(count, way.client).restart(way, rate)
+    return Fleet(count, way).restart(rate)
 
 
 def main():

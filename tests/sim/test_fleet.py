@@ -13,7 +13,7 @@ PEAK = COUNT // 5 + 4 * int((COUNT // 5) ** 0.5)
 
 def peak_and_last(way, rate=None):
     """(requests in the worst second, requests in all, ms until the last router was back)."""
-    result = Fleet(COUNT, way.client).restart(way, rate)
+    result = Fleet(COUNT, way).restart(rate)
     assert len(result.back) == COUNT, "some never came back"
     peak, total, _, _, _, last = figures(result)
     return peak, total, last

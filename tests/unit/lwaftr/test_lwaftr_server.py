@@ -324,6 +324,55 @@ def test_announcements_stop_for_a_client_that_is_heard():
     assert server.handle_timer(NOW + 250) == []
 
 
+def told_over_time(server, sent, until):
+    """[(ms, address)] of what the server sends by itself until that time, after sent at NOW."""
+    told = [(NOW, out.address) for out in sent]
+    while server.get_timer() is not None and server.get_timer() <= until:
+        now = server.get_timer()
+        told += [(now, out.address) for out in server.handle_timer(now)]
+    return told
+
+
+@pytest.mark.parametrize("pace", [40, 3000])
+def test_paced_announcements_go_to_one_client_after_the_other(pace):
+    pool = {"addresses": ["192.0.2.3", "192.0.2.4"], "set_size": 512}
+    server = make_server(pool, announce_pace=pace, announce_repeats=3)
+    clients = [client_address(number) for number in range(200)]
+    for client in clients:
+        ask(server, client=client)
+    told = told_over_time(server, server.forget(NOW, announce=True), NOW + 60000)
+    # Everybody once, the link last, before anybody is told again.
+    first = [address for _, address in told[:201]]
+    assert first[:200] == clients and first[200][0] == 0xFF
+    assert abs(told[200][0] - NOW - 200 * 1000 // pace) <= 1
+    times = [now for now, _ in told]
+    assert not [now for now, later in zip(times, times[pace + 1 :]) if later - now < 1000]
+    for client in clients:
+        mine = [now for now, address in told if address == client]
+        assert len(mine) == 3
+        assert mine[1] - mine[0] >= 250 and mine[2] - mine[1] >= 2 * (mine[1] - mine[0])
+
+
+def test_a_client_that_is_heard_before_its_turn_is_not_told():
+    server = make_server({"addresses": ["192.0.2.3"], "set_size": 64}, announce_pace=10)
+    clients = [client_address(number) for number in range(5)]
+    for client in clients:
+        ask(server, client=client)
+    sent = server.forget(NOW, announce="unicast")
+    ask(server, NOW + 50, client=clients[3])
+    told = told_over_time(server, sent, NOW + 399)
+    assert told == [(NOW + 100 * n, clients[c]) for n, c in enumerate((0, 1, 2, 4))]
+
+
+def test_a_late_timer_does_not_make_paced_announcements_a_burst():
+    server = make_server({"addresses": ["192.0.2.3"], "set_size": 64}, announce_pace=1000)
+    for number in range(200):
+        ask(server, client=client_address(number))
+    assert len(server.forget(NOW, announce="unicast")) == 1
+    assert 15 <= len(server.handle_timer(NOW + 150)) <= 25
+    assert server.get_timer() == NOW + 151
+
+
 def test_forget_without_epoch_reset_or_announcement():
     server = make_server(LW4O6_POOL)
     ask(server)

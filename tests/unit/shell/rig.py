@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import queue
 import signal
 import subprocess
@@ -140,7 +141,7 @@ class Agent:
         self.directory = directory
         self.config = directory / "config"
         self.state = directory / "flash" / "state"
-        self.socket = directory / "run" / "control"
+        self.run_dir = directory / "run"
         self.tools = directory / "tools"  # what is in here comes first in PATH
         self._log = directory / "log"
         self.process = None
@@ -161,7 +162,12 @@ class Agent:
         path = "PATH=%s:%s" % (self.tools, os.environ["PATH"])
         words = ["env", path, *paths, self._runtime, *self.program, "--config", str(self.config)]
         words += ["--state-dir", str(self.directory / "flash")]
-        return [*words, "--run-dir", str(self.directory / "run"), *command]
+        return [*words, "--run-dir", str(self.run_dir), *command]
+
+    @property
+    def socket(self):
+        """Path of the control socket."""
+        return pathlib.Path(self.run_dir) / "control"
 
     def start(self):
         """Run it, and wait until it answers."""

@@ -350,3 +350,72 @@ def test_the_nonce_is_kept_while_the_server_may_hold_the_mapping(make_peer, make
     agent.wait_held()
     while not peer.requests.empty():
         assert peer.request()[0].map.nonce == nonce
+
+
+# Words and folders that cannot be
+
+LONG = "/tmp/" + "x" * 95
+WRONG_WORDS = [
+    (["print-nft", "192.0.2.1", "abc", "5"], "'print-nft' takes an IPv4 address, a first port"),
+    (["print-nft", "192.0.2.1", "5", "-1"], "'print-nft' takes an IPv4 address, a first port"),
+    (["print-nft", "300.0.2.1", "5", "5"], "300.0.2.1 is not an IPv4 address"),
+    (["print-nft", "192.0.2.1", "65535", "5"], "5 ports from 65535 do not end by 65535"),
+    (["learn", "../x", "dhcpv6"], "'../x' is no name of an interface; allowed: 1 to 15 letters"),
+    (["--run-dir", LONG, "status"], "--run-dir is 100 octets long; allowed: 99"),
+    (["--run-dir", LONG, "run"], "--run-dir is 100 octets long; allowed: 99"),
+    (["--run-dir=run", "status"], "--run-dir 'run' must begin with '/'"),
+    (["--state-dir", "flash", "run"], "--state-dir 'flash' must begin with '/'"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), WRONG_WORDS, ids=lambda value: str(value)[-20:])
+def test_words_that_cannot_be_are_told_in_one_line(make_agent, words, text):
+    done = make_agent().cli(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert text in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_longest_folder_that_a_socket_fits_in_is_taken(make_peer, make_agent, tmp_path):
+    """A unix socket's path has 107 octets at most."""
+    make_peer(rig.grant())
+    room = 99 - len(str(tmp_path)) - 1
+    if room < 1:
+        pytest.skip("the tests' own folder has too long a name: %s" % tmp_path)
+    folder = tmp_path / ("é" * (room // 2) + "x" * (room % 2))
+    agent = make_agent()
+    agent.run_dir = folder
+    agent.start()
+    agent.wait_held()
+    assert agent.cli("status").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["run", "release", "learn wan dhcpv6"])
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_run_dir_that_is_no_folder_is_told_in_one_line(make_agent, command, below):
+    agent = make_agent()
+    file = agent.directory / "file"
+    file.write_text("")
+    agent.run_dir = str(file) + below
+    done = agent.cli(*command.split())
+    assert done.returncode == 1
+    assert "cannot create %s%s: " % (file, below) in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert file.read_text() == ""
+
+
+def test_a_state_dir_that_is_no_folder_is_told_in_one_line(make_agent):
+    agent = make_agent()
+    (agent.directory / "flash").write_text("")
+    done = agent.cli("run")
+    assert done.returncode == 1
+    assert "cannot create %s/flash: " % agent.directory in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_socket_that_cannot_be_made_is_told_in_one_line(make_agent):
+    agent = make_agent()
+    agent.socket.mkdir(parents=True)
+    done = agent.cli("run")
+    assert done.returncode == 1
+    assert "cannot listen at %s: " % agent.socket in done.stderr
+    assert done.stderr.count("\n") == 1

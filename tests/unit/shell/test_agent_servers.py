@@ -63,7 +63,7 @@ LEARN = [
     (["wan", "dhcpv4", "04c0000201"], 0, ""),
     (["wan", "dhcpv5", HEX], 2, "'learn' takes an interface"),
     (["wan"], 2, "'learn' takes an interface"),
-    (["../run", "dhcpv6", HEX], 1, "allowed: 1 to 15 letters"),
+    (["../run", "dhcpv6", HEX], 2, "allowed: 1 to 15 letters"),
     (["nowhere", "dhcpv6", HEX], 0, ""),
 ]
 
