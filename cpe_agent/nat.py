@@ -1,7 +1,7 @@
 """nftables text that holds the router's NAT inside its port sets. Pure: values in, text out.
 
 What lives here: the rules, and why they are these. The same rules serve the linux backend (a table
-of its own) and fw4 (fragments).
+of its own) and fw4 (fragments of its table).
 
 One plain range, no 'random' and no 'fully-random': those lose endpoint-independent mapping, and
 with it games, calls and hole punching. The guards stand behind the NAT and in front of the router,
@@ -10,13 +10,26 @@ so that no mistake, ours or another firewall's, lets a packet out, or in, on a n
 Device names are quoted: nft would take 'map' for a word of its own, and '4over6' for a mistake.
 """
 
+import binascii
+from collections import namedtuple
+
 from cpe_agent import portset
 from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
 GUARDS = ("outside_out", "outside_in", "looped")  # named counters
+FW4_TABLE = "inet fw4"
+FW4_PREFIX = "cpe_agent_"  # begins the names of our chains and counters in fw4's table
+FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; the first if any
 
+_FW4_HEAD = "# Written by cpe-agent, and replaced by it.\n"
+# A softwire carries IPv4 alone; what the router itself says there in IPv6 is nobody's mistake.
+_FW4_NO_IPV6 = "meta nfproto ipv6 drop"
 _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
+
+# source_nat: text of the file that fw4 includes at the head of its chain srcnat. chains: of the one
+# that it includes at the end of its table. mark: found again in listings of FW4_MARKED.
+Fragments = namedtuple("Fragments", ("source_nat", "chains", "mark"))
 
 
 def _protocols(protocol):
@@ -30,27 +43,38 @@ def _range(port_set):
     return "%d" % first if first == last else "%d-%d" % (first, last)
 
 
-def source_nat(device, port_set, protocol):
-    """Rules for a source NAT chain. ICMP's echo identifiers are ports to the kernel."""
+def source_nat(device, port_set, protocol, statement="snat to"):
+    """Rules for a source NAT chain. ICMP's echo identifiers are ports to the kernel.
+
+    statement: "snat ip to" in a table that serves IPv6, too.
+    """
     ports = "%s:%s" % (port_set.address, _range(port_set))
     protocols = "{ tcp, udp, icmp }" if protocol == wire.PROTO_ALL else _protocols(protocol)
-    return ['oifname "%s" meta l4proto %s snat to %s' % (device, protocols, ports)]
+    return ['oifname "%s" meta l4proto %s %s %s' % (device, protocols, statement, ports)]
 
 
 def guard_out(device, port_set, protocol):
     """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2)."""
-    ours = 'oifname "%s" ip saddr %s ' % (device, port_set.address)
     rules = ['oifname != "%s" return' % device]
-    rules += _accept(ours, "sport", port_set, protocol)
+    rules += _ours_out(device, port_set, protocol)
     return rules + ["counter name outside_out drop"]
 
 
 def guard_in(device, port_set, protocol):
     """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2)."""
-    ours = 'iifname "%s" ip daddr %s ' % (device, port_set.address)
     rules = ['iifname != "%s" return' % device]
-    rules += _accept(ours, "dport", port_set, protocol)
+    rules += _ours_in(device, port_set, protocol)
     return rules + ["counter name outside_in drop"]
+
+
+def _ours_out(device, port_set, protocol):
+    ours = 'oifname "%s" ip saddr %s ' % (device, port_set.address)
+    return _accept(ours, "sport", port_set, protocol)
+
+
+def _ours_in(device, port_set, protocol):
+    ours = 'iifname "%s" ip daddr %s ' % (device, port_set.address)
+    return _accept(ours, "dport", port_set, protocol)
 
 
 def _accept(ours, side, port_set, protocol):
@@ -69,14 +93,21 @@ def forward(device, mss):
     What comes out of the softwire and matches no flow has no place to go but the default route,
     which is the softwire: without the first rule it would circle until its TTL ends.
     """
-    rules = ['iifname "%s" oifname "%s" counter name looped drop' % (device, device)]
-    if mss:
-        for direction in ("iifname", "oifname"):  # the option is only ever lowered
-            rules.append(
-                '%s "%s" tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
-                % (direction, device, mss)
-            )
-    return rules
+    return [_looped(device, "looped")] + _clamp(device, mss)
+
+
+def _looped(devices, counter):
+    return 'iifname "%s" oifname "%s" counter name %s drop' % (devices, devices, counter)
+
+
+def _clamp(device, mss):
+    if not mss:
+        return []
+    return [
+        '%s "%s" tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
+        % (direction, device, mss)
+        for direction in ("iifname", "oifname")  # the option is only ever lowered
+    ]
 
 
 def table(device, port_set, protocol, mss, mark):
@@ -102,7 +133,7 @@ def table(device, port_set, protocol, mss, mark):
     lines.append("flush table %s" % TABLE)
     for name, _, rules in chains:
         lines += ["add rule %s %s %s" % (TABLE, name, rule) for rule in rules]
-    lines[-1] += ' comment "%s"' % mark
+    lines[-1] += _comment(mark)
     return "\n".join(lines) + "\n"
 
 
@@ -111,11 +142,86 @@ def without_table():
     return "add table %s\ndelete table %s\n" % (TABLE, TABLE)
 
 
-def parse_counters(listing):
-    """{guard: packets} from 'nft list counters table ip cpe_agent'; what is missing is left out."""
+def fw4_fragments(devices, plan):
+    """Fragments that hold fw4 to a plan. Without one nothing enters or leaves a softwire.
+
+    devices: nft's pattern for names of softwires, of which only the plan's is ever let through.
+    plan: plan.Plan or None.
+    """
+    text = _fw4_source_nat(plan, "") + _fw4_chains(devices, plan, "")
+    mark = "cpe-agent %08x" % binascii.crc32(text.encode())
+    return Fragments(_fw4_source_nat(plan, mark), _fw4_chains(devices, plan, mark), mark)
+
+
+def fw4_check(fragments):
+    """Commands for 'nft -c -f' that try fragments where fw4 would put them."""
+    return (
+        "table %s {\nchain srcnat {\ntype nat hook postrouting priority srcnat; policy accept;\n"
+        "%s}\n%s}\n" % (FW4_TABLE, fragments.source_nat, fragments.chains)
+    )
+
+
+def _fw4_source_nat(plan, mark):
+    if plan is None:
+        return _FW4_HEAD
+    (rule,) = source_nat(plan.device, plan.port_set, plan.protocol, "snat ip to")
+    return "%s%s%s\n" % (_FW4_HEAD, rule, _comment(mark))
+
+
+def _fw4_chains(devices, plan, mark):
+    """Hooks and priorities are the same in every text, and in every version: fw4 empties its chains
+    for a reload, but does not remove them, and nft refuses to move one."""
+    chains = (
+        ("guard_out", "filter hook postrouting priority 110", _fw4_out(devices, plan, mark)),
+        ("guard_in", "filter hook prerouting priority raw", _fw4_in(devices, plan)),
+        ("forward", "filter hook forward priority mangle", _fw4_forward(devices, plan)),
+    )
+    lines = ["counter %s%s { }" % (FW4_PREFIX, name) for name in GUARDS]
+    for name, hook, rules in chains:
+        lines.append("chain %s%s {" % (FW4_PREFIX, name))
+        lines.append("\ttype %s; policy accept;" % hook)
+        lines += ["\t" + rule for rule in rules]
+        lines.append("}")
+    return _FW4_HEAD + "\n".join(lines) + "\n"
+
+
+def _fw4_out(devices, plan, mark):
+    rules = ['oifname != "%s" return' % devices, _FW4_NO_IPV6]
+    if plan:
+        rules += _ours_out(plan.device, plan.port_set, plan.protocol)
+    return rules + ["counter name %soutside_out drop%s" % (FW4_PREFIX, _comment(mark))]
+
+
+def _fw4_in(devices, plan):
+    rules = ['iifname != "%s" return' % devices, _FW4_NO_IPV6]
+    if plan:
+        rules += _ours_in(plan.device, plan.port_set, plan.protocol)
+    return rules + ["counter name %soutside_in drop" % FW4_PREFIX]
+
+
+def _fw4_forward(devices, plan):
+    rules = [_looped(devices, FW4_PREFIX + "looped")]
+    return rules + _clamp(plan.device, plan.mss) if plan else rules
+
+
+def _comment(mark):
+    return ' comment "%s"' % mark
+
+
+def is_marked(listing, mark):
+    """True if a listing of rules has that mark."""
+    return _comment(mark) in listing
+
+
+def parse_counters(listing, prefix=""):
+    """{guard: packets} from 'nft list counters table ...'; what is missing is left out.
+
+    prefix: FW4_PREFIX in fw4's table.
+    """
     counts = {}
     words = listing.split()
+    guards = {prefix + guard: guard for guard in GUARDS}
     for index, word in enumerate(words):
-        if word == "packets" and index >= 3 and words[index - 2] in GUARDS:
-            counts[words[index - 2]] = int(words[index + 1])
+        if word == "packets" and index >= 3 and words[index - 2] in guards:
+            counts[guards[words[index - 2]]] = int(words[index + 1])
     return counts

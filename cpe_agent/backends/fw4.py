@@ -1,0 +1,260 @@
+"""Holds OpenWrt's own firewall, fw4, to a port set: by two files that its config includes.
+
+What lives here: when they are written, and how it is seen that fw4 has taken them. 'fw4 reload'
+ends well even when nft refuses all of it, and an include that is missing is only a warning: so the
+rules are in force when, and only when, their mark is found in what nft lists. What they say is
+nat.py's.
+
+A file that nft refuses would keep the whole firewall from loading, also at the next boot. So nft is
+asked first, and where fw4 has not taken a new set all the same, its last files are put back.
+"""
+
+import os
+
+from cpe_agent import interface, nat, store, uci
+from cpe_agent.backends import BackendError, child
+
+SOURCE_NAT, CHAINS = "fw4-srcnat.nft", "fw4-table.nft"  # names of the files
+_LARGEST = 8192  # octets of a file
+_NO = ("0", "off", "false", "no")
+# Sections of fw4's config as the package makes them: name, file, its options.
+_INCLUDES = (
+    ("cpe_agent_srcnat", SOURCE_NAT, {"position": "chain-pre", "chain": "srcnat"}),
+    ("cpe_agent_table", CHAINS, {"position": "table-post"}),
+)
+
+
+def fragments(plan):
+    """nat.Fragments for a plan.Plan; for None those that let nothing pass."""
+    return nat.fw4_fragments(interface.DEVICE + "*", plan)
+
+
+class Firewall:
+    """fw4, as far as it is ours: two included files, and what came of them."""
+
+    def __init__(self, run_dir, run=None, config="/etc/config/firewall", fw4="/sbin/fw4"):
+        """run_dir: where fw4 includes our files from; RAM. run(command): gives (exit code, output
+        with errors). config: fw4's. fw4: the program."""
+        self._files = (
+            store.File(run_dir + "/" + SOURCE_NAT, _LARGEST),
+            store.File(run_dir + "/" + CHAINS, _LARGEST),
+        )
+        self._trial = run_dir + "/fw4-check.nft"
+        self._dir = run_dir
+        self._run = run or (lambda command: child.run(command, run_dir + "/fw4-output"))
+        self._config = _Config(config)
+        self._fw4 = fw4
+
+    def set_rules(self, plan):
+        """Hold to a plan.Plan; for None, close the softwire. True if something changed.
+
+        A change reloads the firewall, and nothing else does. Raises BackendError; what was in force
+        before still is, but for None the next start of the firewall closes the softwire.
+        """
+        wanted = fragments(plan)
+        before = self._read()
+        same = before == (wanted.source_nat, wanted.chains)
+        if same and self.in_force(plan):
+            return False
+        if not same:
+            self._check(wanted)
+            self._write(wanted.source_nat, wanted.chains)
+        code, output = self._run("%s reload" % self._fw4)
+        if self.in_force(plan):
+            return True
+        if code and plan is None and not self._loaded():
+            return not same  # nothing to close; the next start reads the files
+        if plan is not None:
+            self._put_back(before)
+        raise BackendError(self._why(code, output))
+
+    def in_force(self, plan):
+        """True if the firewall that is loaded holds to a plan.Plan, or for None lets nothing
+        through."""
+        mark = fragments(plan).mark
+        return all(
+            nat.is_marked(self._run("nft list chain %s %s" % (nat.FW4_TABLE, chain))[1], mark)
+            for chain in (nat.FW4_MARKED if plan else nat.FW4_MARKED[1:])
+        )
+
+    def counters(self):
+        """{guard: packets} of the guards, empty when they are not in place."""
+        code, listing = self._run("nft list counters table " + nat.FW4_TABLE)
+        return nat.parse_counters(listing, nat.FW4_PREFIX) if code == 0 else {}
+
+    def problems(self, device, name, zone=""):
+        """What keeps the firewall from doing its part, as lines for people.
+
+        device: the softwire's. name: of its interface. zone: that the interface says it is in.
+        """
+        if not _exists(self._fw4):
+            return [
+                "this firewall is not fw4, and cannot hold to a port set: OpenWrt 22.03 or later"
+                " has it"
+            ]
+        sections, error = self._config.read()
+        if error:
+            return [error]
+        return include_problems(sections, self._dir) + zone_problems(sections, device, name, zone)
+
+    # Files
+
+    def _read(self):
+        return tuple([file.read() for file in self._files])
+
+    def _write(self, source_nat, chains):
+        try:
+            for file, text in zip(self._files, (source_nat, chains)):
+                file.write(text)
+        except store.StoreError as error:
+            raise BackendError(str(error)) from None
+
+    def _put_back(self, before):
+        if None in before:
+            closed = fragments(None)
+            before = closed.source_nat, closed.chains
+        self._write(before[0], before[1])
+
+    def _check(self, wanted):
+        try:
+            with open(self._trial, "w") as file:
+                file.write(nat.fw4_check(wanted))
+        except OSError as error:
+            raise BackendError("cannot write %s: %s" % (self._trial, error)) from None
+        code, output = self._run("nft -c -f " + self._trial)
+        if code:
+            raise BackendError("nft refuses our rules: %s" % _said(output))
+
+    # fw4
+
+    def _loaded(self):
+        return self._run("nft list chain %s %s" % (nat.FW4_TABLE, nat.FW4_MARKED[0]))[0] == 0
+
+    def _why(self, code, output):
+        if "Error" in output:
+            return "nft refuses the firewall's rules ('fw4 check' shows it): %s" % _said(output)
+        if code:
+            return "'fw4 reload' failed: %s" % _said(output)
+        sections, error = self._config.read()
+        found = [error] if error else include_problems(sections, self._dir)
+        return "; ".join(found) or "fw4 does not include our rules, though its config says so"
+
+
+class _Config:
+    """A file of UCI that is only read when it has changed."""
+
+    def __init__(self, path):
+        self._path = path
+        self._seen = self._sections = None
+
+    def read(self):
+        """(list of uci.Section, None), or (None, what is wrong)."""
+        try:
+            status = os.stat(self._path)
+            seen = status[1], status[6], status[8]  # the file, its size and its time
+            if seen != self._seen:
+                with open(self._path) as file:
+                    self._sections = uci.parse(file.read())
+                self._seen = seen
+        except (OSError, ValueError) as error:
+            self._seen = None
+            return None, "cannot read %s: %s" % (self._path, error)
+        return self._sections, None
+
+
+# What is wrong with fw4's config
+
+
+def include_problems(sections, run_dir):
+    """What keeps fw4 from including our files in run_dir, as lines for people.
+
+    sections: list of uci.Section, fw4's config.
+    """
+    lines = []
+    for name, file, options in _INCLUDES:
+        path = run_dir + "/" + file
+        found = [one for one in sections if _includes(one, path)]
+        faults = [_fault(one, options) for one in found]
+        if not found:
+            settings = ["type 'nftables'", "path '%s'" % path]
+            settings += ["%s '%s'" % item for item in sorted(options.items())]
+            lines.append(
+                "the firewall's config does not include our rules, and nothing can be sent: add"
+                " 'config include %s' to it with %s" % (name, ", ".join(settings))
+            )
+        elif None not in faults:
+            where = "section '%s'" % found[0].name if found[0].name else "the section for " + path
+            lines.append("%s of the firewall's config %s" % (where, faults[0]))
+    return lines
+
+
+def zone_problems(sections, device, name, zone=""):
+    """What keeps the LAN from using an interface, as lines for people; see Firewall.problems."""
+    zones = [one.options for one in sections if one.type == "zone" and not _is_off(one.options)]
+    if zone and zone in [options.get("name") for options in zones]:
+        return []
+    for options in zones:
+        if name in _words(options, "network") or _covers(_words(options, "device"), device):
+            return []
+    if zone:
+        return ["the firewall has no zone '%s', which the interface '%s' names" % (zone, name)]
+    return [
+        "the interface '%s' is in no zone of the firewall, so nobody can use it: add it to the"
+        " zone of the uplink ('list network'), or set its option zone" % name
+    ]
+
+
+def _includes(section, path):
+    return section.type == "include" and section.options.get("path") == path
+
+
+def _fault(section, wanted):
+    """What keeps an include from doing what it should, or None."""
+    options = section.options
+    if _is_off(options):
+        return "is disabled: set option enabled to '1'"
+    if options.get("type") != "nftables":
+        return "is of the wrong type: set option type to 'nftables'"
+    position = options.get("position", "table-append")
+    # fw4 takes any beginning of 'chain-prepend', and so on.
+    if "chain" in wanted:
+        fits = "chain-prepend".startswith(position) and options.get("chain") == wanted["chain"]
+    else:
+        fits = position.startswith("table")
+    if fits:
+        return None
+    settings = ["option %s to '%s'" % item for item in sorted(wanted.items())]
+    return "puts our rules into the wrong place: set " + " and ".join(settings)
+
+
+def _is_off(options):
+    return options.get("enabled") in _NO
+
+
+def _words(options, name):
+    value = options.get(name, [])
+    return value.split() if isinstance(value, str) else value
+
+
+def _covers(patterns, device):
+    """True if one of a zone's devices is this one; fw4's wildcard is a '+' at the end."""
+    return any(
+        device.startswith(one[:-1]) if one.endswith("+") else one == device for one in patterns
+    )
+
+
+def _exists(path):
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def _said(output):
+    """What a tool has said, in one line. nft's errors stand at the end of theirs; '[!]' begins what
+    fw4 says of sections that it skips, which are not to blame."""
+    lines = [line.strip() for line in output.split("\n") if line.strip()]
+    errors = [line[line.find("Error") :] for line in lines if "Error" in line]
+    others = [line for line in lines if not line.startswith("[!]")]
+    return "; ".join((errors or others)[:2]) or "no reason given"

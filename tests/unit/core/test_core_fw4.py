@@ -1,0 +1,406 @@
+"""What OpenWrt's firewall is told, when it is told, and what is wrong with its config."""
+
+import os
+
+from cpe_agent import nat, portset, uci
+from cpe_agent.backends import BackendError, fw4
+from cpe_agent.plan import Plan
+
+DEVICE = "lw4-wan4"
+RUN_DIR = "/var/run/cpe-agent"
+
+
+def plan(first=1024, protocol=0, mss=1420):
+    port_set = portset.PortSet("192.0.2.3", first, 1024)
+    return Plan(
+        device=DEVICE,
+        underlay="wan",
+        local="2001:db8::2",
+        remote="2001:db8::1",
+        mtu=1460,
+        address=port_set.address,
+        inner="192.0.0.2",
+        metric=0,
+        port_set=port_set,
+        protocol=protocol,
+        mss=mss,
+        nat="",
+        mark="",
+    )
+
+
+def rules(text):
+    """Rules of a fragment by the name of their chain; those outside of any under None."""
+    found, chain = {None: []}, None
+    for line in text.split("\n"):
+        line = line.strip()
+        if line.startswith("chain "):
+            chain = line.split()[1]
+            found[chain] = []
+        elif line == "}":
+            chain = None
+        elif line and not line.startswith(("#", "type ")):
+            found[chain].append(line)
+    return found
+
+
+# The text
+
+
+def test_the_nat_rule_is_for_ipv4_and_bears_the_mark():
+    made = fw4.fragments(plan())
+    assert rules(made.source_nat)[None] == [
+        'oifname "lw4-wan4" meta l4proto { tcp, udp, icmp } snat ip to 192.0.2.3:1024-2047'
+        ' comment "%s"' % made.mark
+    ]
+
+
+def test_only_the_set_of_the_one_device_passes_the_guards():
+    found = rules(fw4.fragments(plan()).chains)
+    for chain, device, side, port in (
+        ("cpe_agent_guard_out", "oifname", "saddr", "sport"),
+        ("cpe_agent_guard_in", "iifname", "daddr", "dport"),
+    ):
+        first, ipv6, ports, echo, errors, last = found[chain]
+        ours = '%s "lw4-wan4" ip %s 192.0.2.3 ' % (device, side)
+        assert first == '%s != "lw4-*" return' % device
+        assert ipv6 == "meta nfproto ipv6 drop"
+        assert ports == ours + "meta l4proto { tcp, udp } th %s 1024-2047 return" % port
+        assert echo == ours + "icmp type { echo-request, echo-reply } icmp id 1024-2047 return"
+        assert errors.startswith(ours + "icmp type { destination-unreachable, ")
+        assert last.startswith("counter name cpe_agent_outside_" + chain[16:] + " drop")
+
+
+def test_without_a_plan_nothing_passes_any_softwire():
+    made = fw4.fragments(None)
+    assert rules(made.source_nat) == {None: []}
+    found = rules(made.chains)
+    for chain, device in (("cpe_agent_guard_out", "oifname"), ("cpe_agent_guard_in", "iifname")):
+        first, ipv6, last = found[chain]
+        assert first == '%s != "lw4-*" return' % device
+        assert ipv6 == "meta nfproto ipv6 drop"
+        assert " drop" in last
+        assert "return" not in last
+
+
+def test_what_circles_is_dropped_with_and_without_a_plan():
+    for wanted in (plan(), None):
+        first = rules(fw4.fragments(wanted).chains)["cpe_agent_forward"][0]
+        assert first == 'iifname "lw4-*" oifname "lw4-*" counter name cpe_agent_looped drop'
+
+
+def test_segments_are_clamped_by_option():
+    for mss, lines in ((1420, 2), (None, 0)):
+        text = fw4.fragments(plan(mss=mss)).chains
+        assert text.count("tcp option maxseg size set 1420") == lines
+
+
+def test_hooks_and_names_never_change():
+    """fw4's reload keeps the chains, and nft refuses to give one that is there another hook."""
+    heads = []
+    for wanted in (plan(), plan(first=2048, protocol=17, mss=None), None):
+        lines = fw4.fragments(wanted).chains.split("\n")
+        heads.append([line for line in lines if line.strip().startswith(("chain", "type"))])
+    assert heads[0] == heads[1] == heads[2]
+    assert [line.split(";")[0] for line in heads[0]] == [
+        "chain cpe_agent_guard_out {",
+        "\ttype filter hook postrouting priority 110",
+        "chain cpe_agent_guard_in {",
+        "\ttype filter hook prerouting priority raw",
+        "chain cpe_agent_forward {",
+        "\ttype filter hook forward priority mangle",
+    ]
+
+
+def test_each_difference_has_another_mark_and_the_same_has_the_same():
+    wanted = (plan(), plan(first=2048), plan(protocol=17), plan(mss=None), None)
+    marks = [fw4.fragments(one).mark for one in wanted]
+    assert len(set(marks)) == len(marks)
+    assert marks == [fw4.fragments(one).mark for one in wanted]
+
+
+def test_counters_of_fw4s_table_are_told_by_the_guards_names():
+    listing = (
+        "table inet fw4 {\n\tcounter cpe_agent_outside_out {\n\t\tpackets 3 bytes 9\n\t}\n"
+        "\tcounter outside_in {\n\t\tpackets 7 bytes 9\n\t}\n}\n"
+    )
+    assert nat.parse_counters(listing, nat.FW4_PREFIX) == {"outside_out": 3}
+
+
+# The firewall
+
+
+class Router:
+    """An fw4 that does what the real one was seen to do, and notes what it was asked."""
+
+    def __init__(self, running=True):
+        self.dir = "/tmp/cpe-agent-test-" + "".join(["%02x" % octet for octet in os.urandom(8)])
+        os.mkdir(self.dir)
+        self.commands = []
+        self.running = running
+        self.includes = True
+        self.broken = ""  # what nft says to whatever fw4 renders
+        self.refuses = ""  # what 'nft -c' says to our files
+        self.loaded = {}  # chain -> text
+        self.firewall = fw4.Firewall(self.dir, self.run, self.dir + "/config", "fw4")
+        self.write("config", CONFIG.replace(RUN_DIR, self.dir))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for name in os.listdir(self.dir):
+            os.remove(self.dir + "/" + name)
+        os.rmdir(self.dir)
+
+    def write(self, name, text):
+        with open(self.dir + "/" + name, "w") as file:
+            file.write(text)
+
+    def files(self):
+        """(source NAT, chains) as fw4 would include them."""
+        texts = []
+        for name in (fw4.SOURCE_NAT, fw4.CHAINS):
+            with open(self.dir + "/" + name) as file:
+                texts.append(file.read())
+        return tuple(texts)
+
+    def reloads(self):
+        return self.commands.count("fw4 reload")
+
+    def run(self, command):
+        self.commands.append(command)
+        if command.startswith("nft -c -f "):
+            return (1, self.refuses) if self.refuses else (0, "")
+        if command == "fw4 reload":
+            return self.reload()
+        chain = command.split()[-1]
+        return (0, self.loaded[chain]) if chain in self.loaded else (1, "Error: No such file")
+
+    def reload(self):
+        if not self.running:
+            return 1, "The fw4 firewall does not appear to be loaded.\n"
+        if self.broken:
+            return 0, self.broken
+        texts = self.files() if self.includes else ("", "")
+        self.loaded = dict(zip(("srcnat", "cpe_agent_guard_out"), texts))
+        return 0, "[!] Section @rule[9] is disabled, ignoring section\n"
+
+
+def refusal(router, wanted):
+    """What set_rules complains of, or None."""
+    try:
+        router.firewall.set_rules(wanted)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def test_a_set_is_written_checked_loaded_and_found_in_force():
+    with Router() as router:
+        assert not router.firewall.in_force(plan())
+        assert router.firewall.set_rules(plan()) is True
+        assert router.files() == fw4.fragments(plan())[:2]
+        first, second = [one for one in router.commands if "list" not in one][:2]
+        assert first.startswith("nft -c -f "), "what may be refused is tried first"
+        assert second == "fw4 reload"
+        assert router.firewall.in_force(plan())
+        assert not router.firewall.in_force(plan(first=2048))
+        assert not router.firewall.in_force(None)
+
+
+def test_the_same_set_again_reloads_nothing_also_after_a_restart():
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        assert router.firewall.set_rules(plan()) is False
+        router.firewall = fw4.Firewall(router.dir, router.run, router.dir + "/config", "fw4")
+        assert router.firewall.set_rules(plan()) is False
+        assert router.reloads() == 1
+
+
+def test_each_change_reloads_once_and_closing_is_one():
+    with Router() as router:
+        for wanted in (plan(), plan(first=2048), None, plan()):
+            assert router.firewall.set_rules(wanted) is True
+            assert router.firewall.in_force(wanted)
+        assert router.reloads() == 4
+
+
+def test_rules_that_are_gone_come_back():
+    """Somebody loaded another ruleset, and the files are still right."""
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.loaded = {"srcnat": "", "cpe_agent_guard_out": ""}
+        assert router.firewall.set_rules(plan()) is True
+        assert router.firewall.in_force(plan())
+
+
+def test_half_of_the_rules_is_not_in_force():
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        for chain in ("srcnat", "cpe_agent_guard_out"):
+            whole = dict(router.loaded)
+            router.loaded[chain] = "another"
+            assert not router.firewall.in_force(plan()), chain
+            router.loaded = whole
+        assert router.firewall.in_force(plan())
+
+
+def test_what_nft_refuses_never_replaces_the_last_good_files():
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.refuses = "/x:3:1-4: Error: syntax error, unexpected snap\nsnap\n^^^^\n"
+        said = refusal(router, plan(first=2048))
+        assert "nft refuses our rules: Error: syntax error, unexpected snap" in said
+        assert router.files() == fw4.fragments(plan())[:2]
+        assert router.reloads() == 1
+
+
+def test_a_reload_that_nft_refuses_puts_the_last_good_files_back():
+    """fw4 exits 0 all the same; the mark tells. A firewall that starts anew must find good ones."""
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.broken = "[!] Section x\n/dev/stdin:9:1-5: Error: Could not process rule\n"
+        said = refusal(router, plan(first=2048))
+        assert "'fw4 check' shows it" in said
+        assert "Error: Could not process rule" in said
+        assert "[!]" not in said
+        assert router.files() == fw4.fragments(plan())[:2]
+        assert router.firewall.in_force(plan())
+
+
+def test_the_first_set_that_is_refused_leaves_a_closed_firewall():
+    with Router() as router:
+        router.broken = "Error: no\n"
+        assert refusal(router, plan())
+        assert router.files() == fw4.fragments(None)[:2]
+
+
+def test_closing_stays_even_where_fw4_cannot_reload():
+    """The set may be a neighbour's soon: the next start of the firewall must not know it."""
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.broken = "Error: somebody else's rule\n"
+        assert "somebody else's rule" in refusal(router, None)
+        assert router.files() == fw4.fragments(None)[:2]
+
+
+def test_a_stopped_firewall_can_be_closed_but_not_opened():
+    with Router(running=False) as router:
+        assert router.firewall.set_rules(None) is True
+        assert router.firewall.set_rules(None) is False
+        assert "does not appear to be loaded" in refusal(router, plan())
+        assert router.files() == fw4.fragments(None)[:2]
+
+
+def test_a_config_without_our_sections_is_what_is_complained_of():
+    with Router() as router:
+        router.includes = False
+        router.write("config", "config defaults\n")
+        said = refusal(router, plan())
+        assert "'config include cpe_agent_srcnat'" in said
+        assert "'config include cpe_agent_table'" in said
+
+
+# fw4's config
+
+CONFIG = """
+config zone
+    option name 'wan'
+    list network 'wan'
+    list network 'wan4'
+
+config include 'cpe_agent_srcnat'
+    option type 'nftables'
+    option path '/var/run/cpe-agent/fw4-srcnat.nft'
+    option position 'chain-pre'
+    option chain 'srcnat'
+
+config include 'cpe_agent_table'
+    option type 'nftables'
+    option path '/var/run/cpe-agent/fw4-table.nft'
+    option position 'table-post'
+"""
+
+
+def problems(text, device=DEVICE, name="wan4", zone=""):
+    sections = uci.parse(text)
+    found = fw4.include_problems(sections, RUN_DIR)
+    return found + fw4.zone_problems(sections, device, name, zone)
+
+
+def test_the_packages_own_sections_have_no_problem():
+    assert problems(CONFIG) == []
+
+
+def test_fw4s_other_ways_to_write_them_have_none_either():
+    for old, new in (
+        ("'chain-pre'", "'chain-prepend'"),
+        ("'table-post'", "'table-append'"),
+        ("option position 'table-post'", "option enabled '1'"),
+        ("config include 'cpe_agent_table'", "config include"),
+        ("list network 'wan4'", "option network 'wan wan4'"),
+        ("list network 'wan4'", "list device 'lw4-wan4'"),
+        ("list network 'wan4'", "list device 'lw4-+'"),
+    ):
+        text = CONFIG.replace(old, new)
+        assert text != CONFIG
+        assert problems(text) == [], new
+
+
+def test_each_fault_of_an_include_is_told_with_its_cure():
+    for old, new, said in (
+        ("include 'cpe_agent_table'", "exclude 'cpe_agent_table'", "include cpe_agent_table"),
+        ("fw4-srcnat.nft", "other.nft", "include cpe_agent_srcnat"),
+        ("option chain 'srcnat'", "option chain 'dstnat'", "option chain to 'srcnat'"),
+        ("'chain-pre'", "'chain-post'", "option position to 'chain-pre'"),
+        ("'table-post'", "'ruleset-post'", "option position to 'table-post'"),
+        ("option chain 'srcnat'", "option enabled 'off'\n option chain 'srcnat'", "is disabled"),
+        ("option type 'nftables'", "option type 'script'", "option type to 'nftables'"),
+    ):
+        text = CONFIG.replace(old, new, 1)
+        assert text != CONFIG
+        found = problems(text)
+        assert len(found) == 1, (new, found)
+        assert said in found[0], found
+
+
+def test_a_second_section_that_is_right_makes_up_for_a_disabled_one():
+    text = CONFIG + CONFIG.replace("'cpe_agent_", "'other_")
+    assert problems(text.replace("option type", "option enabled '0'\n option type", 1)) == []
+
+
+def test_an_interface_in_no_zone_is_told():
+    without = CONFIG.replace("    list network 'wan4'\n", "")
+    for text in (
+        without,
+        CONFIG.replace("config zone", "config zone\n option enabled '0'"),
+        CONFIG.replace("list network 'wan4'", "list network '!wan4'"),
+        CONFIG.replace("list network 'wan4'", "list device 'lw4-wan40'"),
+    ):
+        (found,) = problems(text)
+        assert "'wan4' is in no zone" in found
+    assert problems(without, zone="wan") == []
+    (found,) = problems(without, zone="dmz")
+    assert "no zone 'dmz'" in found
+    assert problems(CONFIG, zone="dmz") == []
+
+
+def test_problems_are_told_of_a_file_that_is_read_again_when_it_changes():
+    with Router() as router:
+        router.firewall = fw4.Firewall(router.dir, router.run, router.dir + "/config", router.dir)
+        assert router.firewall.problems(DEVICE, "wan4") == []
+        router.write("config", "config defaults\n")
+        assert len(router.firewall.problems(DEVICE, "wan4")) == 3
+        router.write("config", "config 'defaults\n")
+        (found,) = router.firewall.problems(DEVICE, "wan4")
+        assert "is not closed" in found
+        os.remove(router.dir + "/config")
+        (found,) = router.firewall.problems(DEVICE, "wan4")
+        assert "cannot read" in found
+
+
+def test_another_firewall_than_fw4_is_told():
+    with Router() as router:
+        (found,) = router.firewall.problems(DEVICE, "wan4")
+        assert "not fw4" in found
