@@ -78,7 +78,12 @@ class Agent:
     def _enter_openwrt(self):
         from cpe_agent import bus  # elsewhere it would take memory only
 
-        self._door = bus.Door(self.sessions.poller, self.clock, self._command)
+        self._door = bus.Door(
+            self.sessions.poller,
+            self.clock,
+            self._command,
+            lambda: self.interface.name if self.interface else None,
+        )
         self.interface = self._record.recall()
         try:
             self.config = interface.join(self.config, self.interface)

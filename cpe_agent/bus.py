@@ -5,6 +5,8 @@ import os
 from cpe_agent import log, pyubus
 
 NAME = "cpe-agent"
+PROTOCOL = "lw4o6"  # of netifd's interfaces that are ours
+SET_UP_AGAIN = 7  # an action of notify_proto: netifd calls its handler again
 
 _HOTPLUG = "/sbin/hotplug-call"
 _MAP = (
@@ -35,10 +37,14 @@ _METHODS = (
 class Door:
     """Answers calls by the agent's commands, and tells of changes."""
 
-    def __init__(self, poller, clock, command):
-        """command(request): as control.Server's answer."""
-        self._connection = pyubus.Connection(poller, clock.now, trouble=log.warning)
+    def __init__(self, poller, clock, command, interface):
+        """command(request): as control.Server's answer. interface(): name of the one that netifd
+        asks for, or None."""
+        self._connection = pyubus.Connection(
+            poller, clock.now, trouble=log.warning, on_up=self._look_for_waiting
+        )
         self._command = command
+        self._interface = interface
         methods = [
             pyubus.Method(name, self._answer(what), arguments) for name, what, arguments in _METHODS
         ]
@@ -56,6 +62,17 @@ class Door:
     def handle_timer(self, now):
         """See pyubus.Connection."""
         self._connection.handle_timer(now)
+
+    def _look_for_waiting(self):
+        """Interfaces that were set up while nobody was here to hear of it."""
+        self._connection.bus.call("network.interface", "dump", {}, self._on_dump)
+
+    def _on_dump(self, _, data):
+        for found in (data or {}).get("interface", []):
+            waiting = found.get("proto") == PROTOCOL and found.get("pending")
+            if waiting and found.get("interface") != self._interface():
+                again = {"interface": found.get("interface"), "action": SET_UP_AGAIN}
+                self._connection.bus.call("network.interface", "notify_proto", again, _ignore)
 
     def _answer(self, command):
         def answer(request):
@@ -79,6 +96,10 @@ class Door:
         bus.send_event(NAME, event)
         bus.notify(self._object, kind, event)
         _run_scripts(event)
+
+
+def _ignore(_status, _data):
+    """For calls that are tried again by whoever needs it."""
 
 
 def _run_scripts(event):

@@ -9,7 +9,7 @@ from cpe_agent.pcp import wire
 _SETTLE = 200  # ms; network changes come in bursts
 _RETRY = 5000  # ms between tries of the backend; doubled up to a minute
 _RETRY_MOST = 60000
-_CODES = {"server": "PCP_SILENT", "path": "NO_WAY_TO_SERVER", "better": "BETTER_SERVER"}
+_CODES = {"server": "PCP_SILENT", "path": "NO_WAY_TO_SERVER", "store": "STATE_NOT_SAVED"}
 
 
 class Line(Keeper):

@@ -10,11 +10,12 @@ netifd cannot say that, so its entry is taken out of the local table after netif
 from cpe_agent import log, netlink, portset
 from cpe_agent.backends import BackendError, kernel
 from cpe_agent.backends.fw4 import Firewall
+from cpe_agent.bus import SET_UP_AGAIN
 from cpe_agent.pyubus import PERMISSION_DENIED, UbusError
 from cpe_agent.pyubus.blocking import Ubus
 
 _TIMEOUT = 5000  # ms; netifd answers at once, or is not there
-_UPDATE, _ERROR, _SET_UP_AGAIN = 0, 3, 7  # actions of notify_proto
+_UPDATE, _ERROR = 0, 3  # actions of notify_proto
 
 
 class OpenWrt:
@@ -25,7 +26,6 @@ class OpenWrt:
         self._interface = interface
         self._device = interface.softwire.device
         self._firewall = firewall or Firewall(run_dir)
-        self._told = []  # codes of what went wrong, as netifd shows them until it sets up again
         self.plan = None  # what is in place, as far as known
         self.index = None  # interface index of the softwire while it is in place
 
@@ -47,9 +47,11 @@ class OpenWrt:
         except BackendError:
             self._keep_or_stop(before, plan)
             raise
-        if plan and self._told:
-            return self._set_up_again()
-        seen = self._call("network.interface." + self._interface.name, "status", {})
+        seen = self._status()
+        if plan and seen.get("errors") and not seen.get("up"):
+            # netifd forgets them when it sets up: it calls its handler, and that calls us.
+            self._notify({"action": SET_UP_AGAIN})
+            return True
         changed = self._tell(plan, seen) or changed
         if plan:
             self._disclaim(plan)
@@ -68,11 +70,11 @@ class OpenWrt:
         return self._firewall.counters()
 
     def complain(self, code, text):
-        """Have netifd show what is wrong, while the line is not up; each code once. It cannot be
-        told that this is over, except by setting up the interface again."""
-        if self.plan is None and code not in self._told:
-            self._told.append(code)
-            self._notify({"action": _ERROR, "error": [code, text]})
+        """Have netifd show what is wrong, while the line is not up; each code once."""
+        if self.plan is None:
+            shown = [error.get("code") for error in self._status().get("errors", [])]
+            if code not in shown:
+                self._notify({"action": _ERROR, "error": [code, text]})
 
     # netifd
 
@@ -83,11 +85,9 @@ class OpenWrt:
         else:
             self._notify({"action": _UPDATE, "link-up": False})
 
-    def _set_up_again(self):
-        """Clean what 'ifstatus' shows of errors: netifd calls its handler, and that calls us."""
-        self._told = []
-        self._notify({"action": _SET_UP_AGAIN})
-        return True
+    def _status(self):
+        """What 'ifstatus' shows."""
+        return self._call("network.interface." + self._interface.name, "status", {})
 
     def _tell(self, plan, seen):
         """Let netifd build what it has not; True if there was something to tell. seen: status."""
