@@ -3,13 +3,14 @@
 
 PYTHON = .venv/bin/python
 
-.PHONY: help setup images demo test lint bench conformance clean
+.PHONY: help setup images demo test lint bench conformance ipk apk clean
 
 help:
 	@echo "make demo    the story on the terminal, then build/demo/report.html"
 	@echo "make test    lint, unit, property, both runtimes, interop and end-to-end tests"
 	@echo "make bench   start-up, grant to NAT, memory and CPU, next to the bare interpreters"
 	@echo "make conformance   how many requirements of the RFCs are met, and which are not"
+	@echo "make ipk     the package for OpenWrt 24.10, into build/openwrt; make apk: for 25.12"
 	@echo "make lint    ruff"
 	@echo "make clean   remove what was built"
 
@@ -36,6 +37,9 @@ bench: setup
 
 conformance: .venv/ready
 	@$(PYTHON) -m tests.conformance
+
+ipk apk: .venv/ready
+	@$(PYTHON) openwrt-package/build.py $@
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis
