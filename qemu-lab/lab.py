@@ -20,8 +20,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from cpelab import Lab, LabError
+from cpelab import Lab, LabError, openwrt
 from cpelab.lab import LWAFTR_ADDRESS
+from cpelab.openwrt import OpenWrtLab
 from images import BUILD, BuildError
 
 PLACES = ("cpe", "isp", "lan", "internet")
@@ -115,9 +116,12 @@ def do_up(args):
     flash = args.dir / "flash.img"
     kept = flash if args.keep and flash.exists() else None
     lwaftr = json.loads(args.lwaftr.read_text()) if args.lwaftr else {}
-    with Lab(args.dir, flash=kept) as lab:
-        if lab.openwrt:
-            lab.openwrt_network()
+    router = openwrt.chosen()
+    lab = OpenWrtLab(args.dir, router) if router else Lab(args.dir, flash=kept)
+    with lab:
+        if router:
+            lab.wait_ready()
+            lab.set_up_network()
         if not args.bare:
             lab.start_lwaftr(lwaftr)
             lab.configure(config)

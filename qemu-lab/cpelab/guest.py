@@ -18,8 +18,9 @@ from pexpect import TIMEOUT
 from .qemu import LabQEMUDriver
 
 SPLIT = "--lab-stderr-follows--"
-# A console in canonical mode takes lines up to 4095 bytes; OpenWrt's line editor takes 1023.
-LONGEST_LINE = {"lab": 3000, "openwrt": 600}
+# A console in canonical mode takes lines up to 4095 bytes; OpenWrt's line editor takes 511.
+LONGEST_LINE = {"lab": 3000, "openwrt": 440}
+QUOTED_QUOTE = 5  # labgrid quotes a whole command, so that a ' takes five bytes
 TAIL_LINES = 40
 FIRST_WORD = 20  # seconds until a firmware says something; under full load it takes one or two
 
@@ -172,7 +173,8 @@ class Guest:
             f"( {command}\n) 2>/tmp/.lab-err </dev/null; c=$?; echo; echo {SPLIT}; "
             "cat /tmp/.lab-err; exit $c"
         )
-        if len(body) > LONGEST_LINE[self.machine.kind]:
+        length = len(body) + (QUOTED_QUOTE - 1) * body.count("'")
+        if length > LONGEST_LINE[self.machine.kind]:
             self.put("/tmp/.lab-command", command + "\n")
             body = body.replace(f"( {command}\n)", "sh /tmp/.lab-command")
         lines, code = self._console(body, timeout)

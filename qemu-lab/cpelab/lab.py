@@ -13,7 +13,6 @@ Each link is captured as it passes, on the isp's side, which stays.
 
 import contextlib
 import json
-import os
 import random
 import shlex
 import shutil
@@ -21,7 +20,6 @@ import socket
 import sys
 import tempfile
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +128,6 @@ class Lab:
         one, workdir/flash.img, at every start.
     flash_log: file that gets every write to the flash disk (see writelog); the image before
         the first write is kept beside it, with ".base" added to its name.
-    openwrt: an official x86-64 OpenWrt image in the router's place (default: $OPENWRT_IMAGE).
     """
 
     def __init__(
@@ -144,12 +141,10 @@ class Lab:
         cpe_memory=CPE_MEMORY,
         isp_memory=ISP_MEMORY,
         capture=True,
-        openwrt=None,
         boot_timeout=60,
     ):
         self.workdir = Path(workdir).resolve()
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self.openwrt = openwrt or os.environ.get("OPENWRT_IMAGE") or None
         self.flash = Path(flash) if flash else self.workdir / "flash.img"
         self.flash_log = Path(flash_log) if flash_log else None
         host, ports = own_loopback(), iter(LINK_PORTS)
@@ -214,8 +209,6 @@ class Lab:
         )
 
     def _cpe_machine(self, memory):
-        if self.openwrt:
-            return self._openwrt_machine()
         flash = disk(self.flash, "flash", False)
         if self.flash_log:
             flash = writelog.logged_disk(self.flash, self.flash_log)
@@ -230,29 +223,26 @@ class Lab:
             memory, extra, images.BUILD / "vmlinux", BOOT_ARGS, boot_timeout=self._timeout
         )
 
-    def _openwrt_machine(self):
-        """OpenWrt's own image on a throw-away copy; there eth0 is the LAN and eth1 the WAN."""
-        overlay = self.workdir / "openwrt.qcow2"
-        extra = [
-            "-drive",
-            f"if=virtio,format=qcow2,file={overlay}",
-            *disk(self.workdir / "cpe-code.img", "code", True),
-            *self.links["home"].card("a", 4, False),
-            *self.links["access"].card("a", 3, False),
-        ]
-        return Machine(256, extra, kind="openwrt", boot_timeout=max(self._timeout, 240))
-
     # ------------------------------------------------------------------ disks
 
     def _prepare(self):
-        images.build(("boot", "isp") if self.openwrt else ("boot", "cpe", "isp"))
+        images.build(self._targets())
         self._make_code_disks()
-        if self.openwrt:
-            self._make_openwrt_disk()
-        elif self._new_flash:
-            self._make_flash()
+        self._make_router_disk()
         if self.flash_log:
             writelog.begin(self.flash, self.flash_log)
+
+    def _targets(self):
+        """What images.build has to make."""
+        return ("boot", "cpe", "isp")
+
+    def _make_router_disk(self):
+        if self._new_flash:
+            self._make_flash()
+
+    def _fill_code_disk(self, folder):
+        """What the router gets beside its own disks."""
+        copy_tree(self._agent, folder / "cpe_agent")
 
     def _make_code_disks(self):
         """The working tree's code on small disks, so that a change of it builds no image."""
@@ -260,7 +250,7 @@ class Lab:
             cpe, isp = Path(name, "cpe"), Path(name, "isp")
             cpe.mkdir()
             isp.mkdir()
-            copy_tree(self._agent, cpe / "cpe_agent")
+            self._fill_code_disk(cpe)
             for part in (ROOT / "cpe_agent", LAB / "lwaftr", LAB / "guest" / "tools"):
                 copy_tree(part, isp / part.name)
             images.compile_python(images.BUILD / "isp-root", isp, "/usr/lib/lab")
@@ -276,24 +266,6 @@ class Lab:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text)
             images.make_ext4(Path(name), self.flash, FLASH_SIZE, 1024, True, "flash")
-
-    def _make_openwrt_disk(self):
-        image = Path(self.openwrt).resolve()
-        if not image.is_file():
-            raise LabError(f"OPENWRT_IMAGE: there is no file {image}")
-        raw = image
-        if image.suffix == ".gz":
-            # zlib and not gzip, which stumbles over the metadata that OpenWrt puts at the end.
-            raw = self.workdir / "openwrt.img"
-            unpack = zlib.decompressobj(31)
-            with open(image, "rb") as source, open(raw, "wb") as out:
-                while not unpack.eof and (part := source.read(1 << 20)):
-                    out.write(unpack.decompress(part))
-        overlay = self.workdir / "openwrt.qcow2"
-        overlay.unlink(missing_ok=True)
-        images.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(raw), str(overlay)]
-        )
 
     # ------------------------------------------------------------------ what one does in a lab
 
@@ -382,21 +354,3 @@ class Lab:
         """
         self.cpe.put("/etc/config/cpe-agent", text)
         self.cpe.check("sync")  # a power cut soon after must not take the configuration along
-
-    def openwrt_network(self):
-        """Give an OpenWrt router the lab's addresses; its defaults suit the LAN already."""
-        settings = [
-            "network.wan.proto=none",
-            "network.wan6.proto=static",
-            "network.wan6.ip6addr=2001:db8:c0de::2/64",
-            "network.wan6.ip6gw=2001:db8:c0de::1",
-        ]
-        lines = [f"uci set {shlex.quote(setting)}" for setting in settings]
-        self.cpe.check(
-            "; ".join([*lines, "uci commit network", "/etc/init.d/network restart"]), timeout=60
-        )
-        self.cpe.wait_until("ping6 -c 1 -W 1 2001:db8:c0de::1", timeout=60)
-        # The code disk is the second virtio disk of the machine.
-        self.cpe.check(
-            "mkdir -p /usr/lib/cpe-agent; mount -t ext4 -o ro /dev/vdb /usr/lib/cpe-agent"
-        )

@@ -10,7 +10,8 @@ import time
 
 import images
 import pytest
-from cpelab import CommandFailed, Lab, LabError, writelog
+from cpelab import CommandFailed, Lab, LabError, openwrt, writelog
+from cpelab.openwrt import OpenWrtLab
 
 FLASH_FILES = """
 import os
@@ -246,8 +247,8 @@ def test_an_openwrt_image_is_never_written_to(tmp_path):
     image = tmp_path / "openwrt.img.gz"
     # OpenWrt appends metadata to its images; gzip itself calls that trailing garbage.
     image.write_bytes(gzip.compress(content) + b"metadata")
-    lab = Lab(tmp_path / "lab", openwrt=image)
-    lab._make_openwrt_disk()
+    lab = OpenWrtLab(tmp_path / "lab", openwrt.chosen({"OPENWRT_IMAGE": str(image)}))
+    lab._make_router_disk()
     assert (lab.workdir / "openwrt.img").read_bytes() == content
     arguments = lab.cpe.machine.extra
     assert not any(str(image) in argument for argument in arguments)
@@ -256,8 +257,11 @@ def test_an_openwrt_image_is_never_written_to(tmp_path):
     lab.stop()
 
 
-def test_a_missing_openwrt_image_is_named(tmp_path):
-    lab = Lab(tmp_path, openwrt=tmp_path / "no.img")
+def test_what_is_no_openwrt_is_named(tmp_path):
     with pytest.raises(LabError, match="no file"):
-        lab.start()
-    lab.stop()
+        openwrt.chosen({"OPENWRT_IMAGE": str(tmp_path / "no.img")})
+    with pytest.raises(LabError, match="no OpenWrt"):
+        openwrt.chosen({"OPENWRT_ROOT": str(tmp_path)})
+    with pytest.raises(LabError, match="which one"):
+        openwrt.chosen({"OPENWRT_IMAGE": "a", "OPENWRT_ROOT": "b"})
+    assert openwrt.chosen({}) is None
