@@ -426,9 +426,9 @@ class Keeper:
         self.errors.pop("server", None)
         self.since = now
         self.known, self._known_at = grant.port_set, self._identity
+        self._save_lease()  # first: who is killed in between is followed by who adopts it
         self.on_change(now)
         self._save_state()
-        self._save_lease()
         was = ", was " + portset.text(old.port_set) if kind == m.CHANGED else ""
         self.info("%s %s for %d s%s" % (kind, portset.text(grant.port_set), grant.lifetime, was))
 

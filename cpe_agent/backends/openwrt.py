@@ -63,7 +63,8 @@ class OpenWrt:
 
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
-        return self._firewall.problems(self._device, self._interface.name)
+        wanted = self._interface
+        return self._firewall.problems(self._device, wanted.name, wanted.zone)
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""

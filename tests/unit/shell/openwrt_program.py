@@ -1,0 +1,21 @@
+"""The agent's command line, where ubusd, fw4 and fw4's config are the test's. Both runtimes."""
+
+import sys
+
+from cpe_agent import cli
+from cpe_agent.backends import fw4
+from cpe_agent.pyubus import connection
+
+FOLDER = sys.argv.pop(1)
+
+
+class Firewall(fw4.Firewall):
+    """With the test's files."""
+
+    def __init__(self, run_dir):
+        super().__init__(run_dir, config=FOLDER + "/firewall", fw4=FOLDER + "/fw4")
+
+
+fw4.Firewall = Firewall
+connection.PATHS = (FOLDER + "/ubus.sock",)
+cli.entry()

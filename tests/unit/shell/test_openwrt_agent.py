@@ -1,0 +1,332 @@
+"""The agent between ubusd, netifd and fw4: stand-ins here, the genuine ones in tests/openwrt."""
+
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+from cpe_agent.pcp import wire
+from cpe_agent.pyubus import UbusError
+from cpe_agent.pyubus.blocking import Ubus
+from tests.support import netifd
+from tests.unit.pyubus.servers import Server
+from tests.unit.shell import rig
+
+WAN4 = "network.interface.wan4"
+DEVICE = "lw4-wan4"
+CLOSED = 'oifname "lw4-*"'
+
+# As fw4 does it: a table that is made anew, with the included files in it. Each load is noted.
+FW4 = """#!/bin/sh
+dir=%(folder)s run=%(run)s
+[ "$1" = reload ] || exit 1
+echo load >> $dir/loads
+{
+    echo 'table inet fw4'
+    echo 'delete table inet fw4'
+    echo 'table inet fw4 {'
+    echo 'chain srcnat { type nat hook postrouting priority srcnat; policy accept;'
+    cat $run/fw4-srcnat.nft
+    echo '}'
+    cat $run/fw4-table.nft $dir/more.nft 2>/dev/null
+    echo '}'
+} > $dir/ruleset
+nft -f $dir/ruleset || exit 0
+"""
+INCLUDES = """
+config zone
+    option name 'wan'
+    list network 'wan4'
+config include 'cpe_agent_srcnat'
+    option type 'nftables'
+    option path '%(run)s/fw4-srcnat.nft'
+    option position 'chain-pre'
+    option chain 'srcnat'
+config include 'cpe_agent_table'
+    option type 'nftables'
+    option path '%(run)s/fw4-table.nft'
+    option position 'table-post'
+"""
+
+
+class Router:
+    """ubusd, netifd, fw4 and an agent in the router's namespace."""
+
+    def __init__(self, link, runtime):
+        self.cpe = link.cpe
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ow"))
+        self.agent = rig.Agent(link.cpe, runtime, self.folder)
+        self.agent.program = (str(pathlib.Path(__file__).parent / "openwrt_program.py"),)
+        self.agent.program += (str(self.folder),)
+        self.agent.configure("openwrt", softwire=False)
+        words = {"folder": self.folder, "run": self.agent.run_dir}
+        (self.folder / "fw4").write_text(FW4 % words)
+        (self.folder / "fw4").chmod(0o755)
+        (self.folder / "firewall").write_text(INCLUDES % words)
+        self.ubusd = Server("standin", self.folder)
+        self.ubusd.start()
+        program = [sys.executable, netifd.__file__, self.ubusd.path]
+        self.netifd = link.cpe.popen(["env", "PYTHONPATH=%s" % rig.micropython.ROOT, *program])
+        rig.wait_for(self.interface, "netifd")
+        self.configure()
+
+    def close(self):
+        """As if it had never been."""
+        self.agent.end()
+        self.netifd.kill()
+        self.netifd.wait()
+        self.ubusd.stop()
+        for words in (["ip", "link", "del", DEVICE], ["nft", "flush", "ruleset"]):
+            self.cpe.run(words, check=False)  # the next test begins without
+        shutil.rmtree(self.folder)
+
+    def ubus(self, path, method, arguments=None):
+        """The answer, or None where nobody is."""
+        try:
+            with Ubus(self.ubusd.path, timeout=rig.PATIENCE * 1000) as ubus:
+                return ubus.call(path, method, arguments or {})
+        except UbusError:
+            return None
+
+    def interface(self):
+        """As ifstatus."""
+        return self.ubus(WAN4, "status")
+
+    def configure(self, **options):
+        """As 'uci set network.wan4...' and reload_config."""
+        self.ubus(WAN4, "configure", {"options": {"peeraddr": rig.SERVER, **options}})
+
+    def wait(self, condition, what):
+        """What ifstatus shows, once condition(it) is true."""
+        found = []
+
+        def look():
+            found[:] = [self.interface()]
+            return condition(found[0]) and found[0]
+
+        try:
+            return rig.wait_for(look, what)
+        except AssertionError as error:
+            raise AssertionError("%s; %s; %s" % (error, found, self.agent.log())) from None
+
+    def wait_up(self):
+        """ifstatus of an interface that is up."""
+        return self.wait(lambda found: found["up"] and self.loads(), "the interface to be up")
+
+    def wait_code(self, code):
+        """ifstatus that shows an error."""
+        return self.wait(lambda found: code in codes(found), code)
+
+    def loads(self):
+        """How often fw4 has loaded its rules."""
+        path = self.folder / "loads"
+        return len(path.read_text().split()) if path.exists() else 0
+
+    def rules(self):
+        """What is in force."""
+        return self.cpe.run(["nft", "list", "ruleset"]).stdout
+
+    def has_device(self):
+        """True while the softwire is there."""
+        return self.cpe.run(["ip", "link", "show", "dev", DEVICE], check=False).returncode == 0
+
+    def show(self, *words):
+        """What ip knows."""
+        return json.loads(self.cpe.run(["ip", "-j", "-4", *words]).stdout or "[]")
+
+
+def codes(found):
+    """The error codes that ifstatus shows."""
+    return [error["code"] for error in found.get("errors", [])]
+
+
+@pytest.fixture
+def router(link, runtime):
+    """A router whose agent is not started yet."""
+    made = Router(link, runtime)
+    yield made
+    log = made.agent.log()
+    made.close()
+    assert "Traceback" not in log
+
+
+@pytest.fixture
+def up(router, make_peer):
+    """(router, peer) with the softwire up."""
+    peer = make_peer(rig.grant())
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    router.wait_up()
+    peer.request()
+    return router, peer
+
+
+def test_ifup_brings_the_shared_address_and_a_route_and_holds_nat_to_the_set(up):
+    router, _ = up
+    found = router.interface()
+    assert [one["ipaddr"] for one in found["ipv4-address"]] == ["192.0.2.3", "192.0.0.2"]
+    assert found["data"]["portset"] == "37056-37087"
+    assert found["l3_device"] == DEVICE
+    assert "snat ip to 192.0.2.3:37056-37087" in router.rules()
+    route = router.show("route", "show", "default")[0]
+    assert (route["dev"], route["prefsrc"]) == (DEVICE, "192.0.0.2")
+    status = router.ubus("cpe-agent", "status")
+    assert (status["address"], status["first_port"]) == ("192.0.2.3", 37056)
+    assert status["errors"] == [] and status["warnings"] == []
+
+
+def test_the_shared_address_is_not_the_kernels_own(up):
+    router, _ = up
+    rig.wait_for(lambda: router.agent.status()["counts"]["reconfigurations"], "the agent")
+    claimed = [one["dst"] for one in router.show("route", "show", "table", "local", "dev", DEVICE)]
+    assert "192.0.2.3" not in claimed and "192.0.0.2" in claimed
+
+
+def test_a_renewal_touches_neither_netifd_nor_the_firewall(up):
+    router, peer = up
+    before = router.interface()["updates"], router.loads()
+    router.ubus("cpe-agent", "renew")
+    peer.request()
+    router.agent.wait(lambda found: found["counts"]["renewals"] == 1, "the renewal")
+    assert (router.interface()["updates"], router.loads()) == before
+
+
+def test_a_killed_agent_adopts_the_softwire(up):
+    router, peer = up
+    before = router.interface()["updates"], router.loads()
+    nonces = set()
+    for _ in range(2):
+        router.agent.kill()
+        assert router.interface()["up"]
+        router.agent.start()
+        nonces.add(peer.request()[0].map.nonce)
+        router.agent.wait(lambda found: found["counts"]["renewals"] == 1, "the renewal")
+    assert len(nonces) == 1
+    assert (router.interface()["updates"], router.loads()) == before
+
+
+def test_ifdown_closes_the_firewall_and_keeps_the_lease(up):
+    router, peer = up
+    router.ubus(WAN4, "down")
+    rig.wait_for(lambda: "snat" not in router.rules() and CLOSED in router.rules(), "the end")
+    rig.wait_for(lambda: not router.has_device(), "netifd to remove the softwire")
+    assert peer.quiet(0.5), "nothing is given back"
+    router.ubus(WAN4, "up")
+    router.wait_up()
+    assert peer.request()[0].map.external_port == 37056
+    assert "snat ip to 192.0.2.3:37056-37087" in router.rules()
+
+
+def test_with_option_release_the_set_is_given_back(router, make_peer):
+    peer = make_peer(rig.grant())
+    router.configure(release="1")
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    router.wait_up()
+    peer.request()
+    router.ubus(WAN4, "down")
+    assert peer.request()[0].lifetime == 0
+
+
+def test_an_interface_that_nobody_heard_of_is_set_up_when_the_agent_comes(router, make_peer):
+    make_peer(rig.grant())
+    router.ubus(WAN4, "up")
+    assert router.interface()["pending"]
+    router.agent.start()
+    router.wait_up()
+
+
+def test_a_wrong_option_is_shown_and_corrected_without_ifup(router, make_peer):
+    make_peer(rig.grant())
+    router.configure(ports="0")
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    assert router.wait_code("INVALID_OPTION")["up"] is False
+    assert "option ports '0' cannot be used; allowed" in router.agent.log()
+    router.configure()
+    assert codes(router.wait_up()) == []
+
+
+def test_a_refusal_is_shown_and_forgotten_when_it_is_over(router, make_peer):
+    peer = make_peer(rig.refuse(wire.NOT_AUTHORIZED, 1))
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    found = router.wait_code("PCP_NOT_AUTHORIZED")
+    assert "refused (NOT_AUTHORIZED)" in found["errors"][0]["data"][0]
+    assert not router.has_device() and "snat" not in router.rules()
+    peer.script = rig.grant()
+    assert codes(router.wait(lambda one: one["up"], "the interface")) == []
+
+
+def test_rules_that_fw4_cannot_load_keep_the_line_down_until_they_can_be(router, make_peer):
+    make_peer(rig.grant())
+    broken = router.folder / "more.nft"
+    broken.write_text("this is no rule\n")
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    router.wait_code("SETUP_FAILED")
+    assert not router.interface()["up"] and "snat" not in router.rules()
+    assert "nft refuses the firewall's rules" in router.agent.log()
+    broken.unlink()
+    router.wait_up()
+
+
+def test_another_set_replaces_rules_and_address(up):
+    router, peer = up
+    peer.script = rig.grant(address="192.0.2.9", first=4096)
+    router.ubus("cpe-agent", "renew")
+    router.wait(lambda found: found["data"]["portset"] == "4096-4127", "the new set")
+    assert "192.0.2.3" not in router.rules()
+    assert "snat ip to 192.0.2.9:4096-4127" in router.rules()
+
+
+def test_rules_that_somebody_deletes_come_back(up):
+    router, _ = up
+    router.cpe.run(["nft", "flush", "ruleset"])
+    rig.wait_for(lambda: "snat ip to 192.0.2.3" in router.rules(), "the rules")
+    assert router.interface()["updates"] == 1
+
+
+def test_a_second_interface_is_refused(up):
+    router, _ = up
+    asked = {"interface": "other", "options": {"peeraddr": rig.SERVER}}
+    answer = router.ubus("cpe-agent", "up", asked)
+    assert answer["code"] == "ONE_SOFTWIRE"
+    assert router.ubus("cpe-agent", "down", {"interface": "other"}) == {}
+    assert router.interface()["up"]
+
+
+def test_changes_are_told_to_who_listens(router, make_peer):
+    peer = make_peer(rig.grant())
+    router.agent.start()
+    heard = []
+    with Ubus(router.ubusd.path) as ubus:
+        ubus.bus.listen("cpe-agent", lambda _, data: heard.append(dict(data)))
+        ubus.bus.subscribe("cpe-agent", lambda kind, _: heard.append(kind))
+        ubus.wait(200)
+        ubus.call(WAN4, "up", {})
+        rig.wait_for(lambda: ubus.wait(50) or len(heard) == 2, "the news")
+        place = {"address": "192.0.2.3", "first_port": 37056, "last_port": 37087}
+        assert {"event": "up", "interface": "wan4", "device": DEVICE, **place} in heard
+        assert "up" in heard
+        del heard[:]
+        peer.script = rig.grant(first=4096)
+        ubus.call("cpe-agent", "renew", {})
+        rig.wait_for(lambda: ubus.wait(50) or len(heard) == 2, "the change")
+        assert "changed" in heard
+        del heard[:]
+        ubus.call(WAN4, "down", {})
+        rig.wait_for(lambda: ubus.wait(50) or len(heard) == 2, "the end")
+        assert "down" in heard
+
+
+def test_a_mapping_can_be_asked_for_by_ubus(up):
+    router, peer = up
+    asked = {"protocol": "tcp", "internal_port": "8080", "server": [rig.SERVER]}
+    answer = router.ubus("cpe-agent", "request", asked)
+    assert "internal ports" in answer["error"], "they are the softwire's"
+    assert router.ubus("cpe-agent", "remove", {"name": "tcp8080"})["error"]
+    assert peer.quiet(0.2)
