@@ -213,10 +213,10 @@ def _fault(section, wanted):
     options = section.options
     if _is_off(options):
         return "is disabled: set option enabled to '1'"
-    if options.get("type") != "nftables":
+    # fw4 takes any beginning of a keyword, in small letters or large.
+    if not "nftables".startswith(options.get("type", "script").lower()):
         return "is of the wrong type: set option type to 'nftables'"
-    position = options.get("position", "table-append")
-    # fw4 takes any beginning of 'chain-prepend', and so on.
+    position = options.get("position", "table-append").lower()
     if "chain" in wanted:
         fits = "chain-prepend".startswith(position) and options.get("chain") == wanted["chain"]
     else:
