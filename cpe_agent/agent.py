@@ -10,13 +10,11 @@ from cpe_agent import (
     clock,
     config,
     control,
-    interface,
     log,
     memory,
     net,
     netlink,
     orders,
-    portset,
     session,
     status,
     store,
@@ -52,9 +50,6 @@ class Agent:
         """settings: config.Config."""
         self.config = settings  # with the softwire that netifd asks for, if it does
         self.paths = paths
-        self.interface = None  # interface.Interface that netifd asks for
-        self._record = interface.Record(paths.run_dir)
-        self._door = None  # to ubus
         self.clock = clock.Clock()
         self.errors = {}  # what is wrong with the agent itself: kind -> text
         self.sessions = session.Sessions(net.Poller(), self.clock)
@@ -66,30 +61,17 @@ class Agent:
         self._orders = orders.Orders(self._place, paths.run_dir)
         self._watching = False  # for somebody who deletes our rules
         self._releasing = False  # nothing of ours shall stay on flash
+        self._netifd = None  # who decides about the softwire, on OpenWrt
         if settings.agent.backend == "openwrt":
-            self._enter_openwrt()
-        settings = self.config
+            from cpe_agent.netifd import Netifd  # elsewhere it would take memory only
+
+            self._netifd = Netifd(self, self._command)
+            self.config = settings = self._netifd.recall(settings)
         if settings.softwire:
             self.line = Line(settings.softwire, self._place, self._backend(settings))
         self.ports = [Ports(one, self._place) for one in settings.mappings]
         self.ports += self._orders.load(settings.mappings, settings.softwire)
         self._name_the_living()
-
-    def _enter_openwrt(self):
-        from cpe_agent import bus  # elsewhere it would take memory only
-
-        self._door = bus.Door(
-            self.sessions.poller,
-            self.clock,
-            self._command,
-            lambda: self.interface.name if self.interface else None,
-        )
-        self.interface = self._record.recall()
-        try:
-            self.config = interface.join(self.config, self.interface)
-        except config.ConfigError as error:
-            log.error(str(error))
-            self.interface = None
 
     def keepers(self):
         """The softwire's and all mappings'."""
@@ -120,8 +102,8 @@ class Agent:
             self._watch_tables()
         for keeper in self.keepers():
             keeper.start(self.clock.now())
-        if self._door:
-            self._door.open()
+        if self._netifd:
+            self._netifd.open()
 
     def _watch_tables(self):
         if not self._watching:
@@ -136,9 +118,8 @@ class Agent:
         for keeper in self.keepers():
             keeper.handle_timer(now)
         self.sessions.handle_timer(now)
-        if self._door:
-            self._door.handle_timer(now)
-            self._door.tell(self._place_in_use())
+        if self._netifd:
+            self._netifd.handle_timer(now)
         if self._releasing and all(keeper.confirmed for keeper in self._wanted()):
             self._releasing = False
             store.File(self.paths.good_config).remove()
@@ -146,23 +127,9 @@ class Agent:
     def _due(self, longest):
         timers = [self._directory.timer(), self.sessions.timer()]
         timers += [keeper.timer() for keeper in self.keepers()]
-        timers += [self._door.timer()] if self._door else []
+        timers += [self._netifd.timer()] if self._netifd else []
         timers = [at for at in timers if at is not None]
         return min(timers) - self.clock.now() if timers else longest
-
-    def _place_in_use(self):
-        """For bus.Door.tell()."""
-        plan = self.line.backend.plan if self.line else None
-        if plan is None:
-            return None
-        port_set = plan.port_set
-        return (
-            self.interface.name,
-            plan.device,
-            plan.address,
-            port_set.first,
-            portset.last(port_set),
-        )
 
     def _on_change(self, sock):
         devices = netlink.changed_devices(sock)
@@ -196,8 +163,8 @@ class Agent:
             "unmap": self._unmap,
             "learned": lambda _: self._learned(),
         }
-        if self._door:
-            actions["up"], actions["down"] = self._up, self._down
+        if self._netifd:
+            actions["up"], actions["down"] = self._netifd.up, self._netifd.down
         action = actions.get(request["command"])
         if action is None:
             return {"error": "allowed commands: " + ", ".join(sorted(actions))}
@@ -285,25 +252,23 @@ class Agent:
     def _print_nft(self):
         if self.line is None or self.line.backend.plan is None:
             return {"error": "no port set is held, so there are no rules"}
-        return {"text": self.line.backend.plan.nat}
+        return {"text": self.line.backend.rules()}
 
     def _reload(self):
         """Take up a changed config file; a bad one changes nothing but status."""
         settings, error = load_config(self.paths)
         if settings is not None:
-            error = self._why_not_openwrt(settings)
-        if settings is not None and not error:
-            settings, error = self._join(settings, self.interface)
+            settings, error = self._complete(settings)
         if error:
             self.complain_about_config(error)
             return {"error": error}
         self.errors.pop("config", None)
         changed = settings != self.config
         if changed:
-            error = self._switch(settings)
+            error = self.switch(settings)
         return {"error": error} if error else {"changed": changed}
 
-    def _switch(self, settings):
+    def switch(self, settings):
         """Go over to other settings; what is the same in them is left alone. Returns why not, or
         None."""
         now = self.clock.now()
@@ -345,77 +310,29 @@ class Agent:
                 self.ports.append(Ports(one, self._place))
                 self.ports[-1].start(now)
 
-    # netifd
+    def _complete(self, settings):
+        """(Config with what does not come from its file, None), or (None, why it cannot be)."""
+        if self._netifd:
+            return self._netifd.join(settings)
+        if settings.agent.backend == "openwrt":
+            return None, "option backend 'openwrt' takes effect after a restart of the agent"
+        error = self.why_not_beside_orders(settings)
+        return (None, error) if error else (settings, None)
 
-    def _up(self, request):
-        """netifd's protocol handler wants this interface up; what it asks for is kept, so that an
-        agent that is started again goes on with it."""
-        name, texts = request.get("interface", ""), request.get("options", {})
-        try:
-            wanted = interface.read(name, texts)
-        except config.ConfigError as error:
-            log.error(str(error))
-            return {"error": str(error), "code": "INVALID_OPTION"}
-        if self.interface is not None and self.interface.name != name:
-            text = "interface '%s' is up; one softwire is possible" % self.interface.name
-            return {"error": text, "code": "ONE_SOFTWIRE"}
-        settings, error = self._join(self.config, wanted)
-        if error:
-            log.error(error)
-            return {"error": error, "code": "INVALID_OPTION"}
-        try:
-            self._record.keep(name, texts)
-        except store.StoreError as problem:
-            log.warning(str(problem))
-        return self._take_up(settings, wanted)
+    def why_not_beside_orders(self, settings):
+        """Why these settings cannot be beside the mappings of commands, or None."""
+        return self._orders.why_not_beside(settings.mappings, settings.softwire)
 
-    def _take_up(self, settings, wanted):
-        before, self.interface = self.interface, wanted
-        if self.line and (before, self.config.softwire) == (wanted, settings.softwire):
-            self.line.apply(self.clock.now())  # netifd may have forgotten it
-            return {}
-        if self.line and before != wanted:
-            self.line.suspend(self.clock.now())
-            self.line = None
-        error = self._switch(settings)
-        return {"error": error, "code": "SETUP_FAILED"} if error else {}
-
-    def _down(self, request):
-        """netifd takes the interface down; by option release, the set is given back."""
-        if self.interface is None or self.interface.name != request.get("interface"):
-            return {}
-        now = self.clock.now()
-        self._record.remove()
-        if self.interface.release:
-            self.line.dismiss(now)
-        else:
-            self.line.suspend(now)
-        self.line = self.interface = None
-        self.config = interface.join(self.config, None)
-        self._name_the_living()
-        return {}
-
-    def _join(self, settings, wanted):
-        """(Config with the softwire that netifd asks for, None), or (None, why not)."""
-        try:
-            settings = interface.join(settings, wanted)
-        except config.ConfigError as error:
-            return None, str(error)
-        return settings, self._orders.why_not_beside(settings.mappings, settings.softwire)
-
-    def _why_not_openwrt(self, settings):
-        """netifd and fw4 are entered or left by starting again, or None."""
-        if (settings.agent.backend == "openwrt") == (self._door is not None):
-            return None
-        return "a change of option backend takes effect after a restart of the agent"
+    def suspend_line(self):
+        """The softwire goes down, its lease runs on."""
+        self.line.suspend(self.clock.now())
+        self.line = None
 
     def _backend(self, settings):
         if settings.agent.backend == "none":
             return Nothing()
-        if self._door:
-            from cpe_agent.backends.openwrt import OpenWrt
-
-            return OpenWrt(self.interface, self.paths.run_dir)
+        if self._netifd:
+            return self._netifd.backend()
         return Linux(settings.softwire.device, self.paths.run_dir)
 
 

@@ -15,6 +15,8 @@ from cpe_agent import interface, nat, store, uci
 from cpe_agent.backends import BackendError, child
 
 SOURCE_NAT, CHAINS = "fw4-srcnat.nft", "fw4-table.nft"  # names of the files
+_CONFIG, _PROGRAM, _STATE = "/etc/config/firewall", "/sbin/fw4", "/var/run/fw4.state"
+_STOPPED = "the firewall is not running, and cannot hold to the port set: 'service firewall start'"
 _LARGEST = 8192  # octets of a file
 _NO = ("0", "off", "false", "no")
 # Sections of fw4's config as the package makes them: name, file, its options.
@@ -32,9 +34,10 @@ def fragments(plan):
 class Firewall:
     """fw4, as far as it is ours: two included files, and what came of them."""
 
-    def __init__(self, run_dir, run=None, config="/etc/config/firewall", fw4="/sbin/fw4"):
+    def __init__(self, run_dir, run=None, config=_CONFIG, fw4=_PROGRAM, state=_STATE):
         """run_dir: where fw4 includes our files from; RAM. run(command): gives (exit code, output
-        with errors). config: fw4's. fw4: the program."""
+        with errors). config, fw4, state: paths of fw4's config, of the program, and of the file
+        that it keeps while it is loaded."""
         self._files = (
             store.File(run_dir + "/" + SOURCE_NAT, _LARGEST),
             store.File(run_dir + "/" + CHAINS, _LARGEST),
@@ -44,6 +47,7 @@ class Firewall:
         self._run = run or (lambda command: child.run(command, run_dir + "/fw4-output"))
         self._config = _Config(config)
         self._fw4 = fw4
+        self._state = state
 
     def set_rules(self, plan):
         """Hold to a plan.Plan; for None, close the softwire. True if something changed.
@@ -62,7 +66,7 @@ class Firewall:
         code, output = self._run("%s reload" % self._fw4)
         if self.in_force(plan):
             return True
-        if code and plan is None and not self._loaded():
+        if plan is None and not _exists(self._state):
             return not same  # nothing to close; the next start reads the files
         if plan is not None:
             self._put_back(before)
@@ -95,7 +99,9 @@ class Firewall:
         sections, error = self._config.read()
         if error:
             return [error]
-        return include_problems(sections, self._dir) + zone_problems(sections, device, name, zone)
+        found = [] if _exists(self._state) else [_STOPPED]
+        found += include_problems(sections, self._dir)
+        return found + zone_problems(sections, device, name, zone)
 
     # Files
 
@@ -127,10 +133,9 @@ class Firewall:
 
     # fw4
 
-    def _loaded(self):
-        return self._run("nft list chain %s %s" % (nat.FW4_TABLE, nat.FW4_MARKED[0]))[0] == 0
-
     def _why(self, code, output):
+        if not _exists(self._state):
+            return _STOPPED
         if "Error" in output:
             return "nft refuses the firewall's rules ('fw4 check' shows it): %s" % _said(output)
         if code:

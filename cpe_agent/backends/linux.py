@@ -76,6 +76,10 @@ class Linux:
             " use the line"
         ]
 
+    def rules(self):
+        """The rules in place, as text for nft."""
+        return self.plan.nat
+
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""
         code, listing = self._run("nft list counters table " + nat.TABLE)

@@ -19,6 +19,10 @@ class Nothing:
         """Nothing is set up, so nothing is set up wrong."""
         return []
 
+    def rules(self):
+        """Text for people: there are none."""
+        return ""
+
     def counters(self):
         """There are no guards."""
         return {}

@@ -9,7 +9,7 @@ netifd cannot say that, so its entry is taken out of the local table after netif
 
 from cpe_agent import log, netlink, portset
 from cpe_agent.backends import BackendError, kernel
-from cpe_agent.backends.fw4 import Firewall
+from cpe_agent.backends.fw4 import Firewall, fragments
 from cpe_agent.bus import SET_UP_AGAIN
 from cpe_agent.pyubus import PERMISSION_DENIED, UbusError
 from cpe_agent.pyubus.blocking import Ubus
@@ -65,6 +65,11 @@ class OpenWrt:
         """What of this machine's set-up keeps the line from working, as lines for people."""
         wanted = self._interface
         return self._firewall.problems(self._device, wanted.name, wanted.zone)
+
+    def rules(self):
+        """The rules in place, as fw4 includes them."""
+        found = fragments(self.plan)
+        return "# in chain srcnat\n%s\n# in table inet fw4\n%s" % (found.source_nat, found.chains)
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""

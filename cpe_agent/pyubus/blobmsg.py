@@ -36,7 +36,7 @@ BOOL = INT8
 
 MAX_LENGTH = 1 << 20  # octets of a message (UBUS_MAX_MSGLEN of libubus.h)
 MAX_DEPTH = 24  # tables and arrays in each other; MicroPython's stack has to bear it
-MAX_VALUES = 16384  # in one message; what 1 MiB of the smallest would be takes 20 MB to hold
+MAX_VALUES = 8192  # in one message; ordered tables on MicroPython are searched from end to end
 
 Typed = namedtuple("Typed", ("kind", "value"))
 

@@ -3,6 +3,7 @@
 import select
 import time
 
+from .blobmsg import MAX_LENGTH
 from .bus import TIMEOUT_DEFAULT
 from .connection import Connection
 from .status import CONNECTION_FAILED, OK, UbusError
@@ -41,8 +42,8 @@ class Ubus:
     bus: the Bus, for objects, listeners and subscribers, which are served during wait() and calls.
     """
 
-    def __init__(self, path=None, timeout=TIMEOUT_DEFAULT):
-        """path: of ubusd's socket. timeout: ms that answers are waited for.
+    def __init__(self, path=None, timeout=TIMEOUT_DEFAULT, max_message=MAX_LENGTH):
+        """path: of ubusd's socket. timeout: ms that answers are waited for. max_message: see Bus.
 
         Raises UbusError(CONNECTION_FAILED).
         """
@@ -50,7 +51,9 @@ class Ubus:
         self._trouble = None
         self._now = _stopwatch()
         self._poller = Poller()
-        self._connection = Connection(self._poller, self._now, path, self._on_trouble)
+        self._connection = Connection(
+            self._poller, self._now, path, self._on_trouble, max_message=max_message
+        )
         self.bus = self._connection.bus
         self._connection.open()
         end = self._now() + _HELLO_PATIENCE
