@@ -95,7 +95,7 @@ class Router:
         self.dir = self._scratch.name + "/shared"
         self._root = self._scratch.name + "/over/root"
         self.reloads = 0
-        self.firewall = Firewall(self.dir, self._run, self.dir + "/config")
+        self.restart_agent()
 
     def __enter__(self):
         os.makedirs(self.dir)
@@ -109,6 +109,11 @@ class Router:
         self._scratch.cleanup()
 
     # For tests
+
+    def restart_agent(self):
+        """Forget what our side knows of the firewall."""
+        paths = [self.dir + name for name in ("/config", "/fw4", "/run/fw4.state")]
+        self.firewall = Firewall(self.dir, self._run, *paths)
 
     def configure(self, change=lambda text: text, offload=0):
         """Write /etc/config/firewall; it holds from the next reload on. change: for its text."""
@@ -178,8 +183,10 @@ class Router:
             mount --rbind /proc {root}/proc
             mount --rbind /sys {root}/sys
             mount --rbind /dev {root}/dev
-            mkdir -p {root}/tmp/run/ubus {root}{dir}
+            mkdir -p {dir}/run/ubus {root}/tmp/run {root}{dir}
             mount --bind {dir} {root}{dir}
+            mount --bind {dir}/run {root}/tmp/run
+            cp {root}/sbin/fw4 {dir}/fw4
             ln -sf {dir}/config {root}/etc/config/firewall
         """.format(over=over, root=self._root, lower=self._lower, dir=self.dir)
         self._space.run(["sh", "-c", script])

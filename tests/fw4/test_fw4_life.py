@@ -28,7 +28,7 @@ def test_the_same_set_again_reloads_nothing(home):
     """A renewal, or a restarted agent."""
     router = home.router
     assert router.firewall.set_rules(openwrt.wanted(OWN)) is False
-    router.firewall = fw4.Firewall(router.dir, router._run, router.dir + "/config")
+    router.restart_agent()
     assert router.firewall.set_rules(openwrt.wanted(OWN)) is False
     assert router.reloads == 0
     assert in_order(router)
@@ -77,10 +77,13 @@ def test_a_stopped_firewall_is_told(home):
     home.router.shell("fw4 flush")
     assert not home.router.firewall.in_force(openwrt.wanted(OWN))
     assert home.router.firewall.counters() == {}
-    with pytest.raises(BackendError, match="does not appear to be loaded"):
+    with pytest.raises(BackendError, match="'service firewall start'"):
         home.router.firewall.set_rules(openwrt.wanted(OTHER))
+    (found,) = home.router.firewall.problems(openwrt.DEVICE, openwrt.NAME)
+    assert "'service firewall start'" in found
     home.router.firewall.set_rules(None)
     home.router.shell("fw4 start")
+    assert home.router.firewall.problems(openwrt.DEVICE, openwrt.NAME) == []
     assert home.router.firewall.in_force(None)
     assert home.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "TimeoutError"
 

@@ -142,8 +142,10 @@ class Router:
         self.broken = ""  # what nft says to whatever fw4 renders
         self.refuses = ""  # what 'nft -c' says to our files
         self.loaded = {}  # chain -> text
-        self.firewall = fw4.Firewall(self.dir, self.run, self.dir + "/config", "fw4")
         self.write("config", CONFIG.replace(RUN_DIR, self.dir))
+        if running:
+            self.write("state", "{}")
+        self.restart_agent()
 
     def __enter__(self):
         return self
@@ -152,6 +154,10 @@ class Router:
         for name in os.listdir(self.dir):
             os.remove(self.dir + "/" + name)
         os.rmdir(self.dir)
+
+    def restart_agent(self, program="fw4"):
+        paths = [self.dir + name for name in ("/config", "/state")]
+        self.firewall = fw4.Firewall(self.dir, self.run, paths[0], program, paths[1])
 
     def write(self, name, text):
         with open(self.dir + "/" + name, "w") as file:
@@ -213,7 +219,7 @@ def test_the_same_set_again_reloads_nothing_also_after_a_restart():
     with Router() as router:
         router.firewall.set_rules(plan())
         assert router.firewall.set_rules(plan()) is False
-        router.firewall = fw4.Firewall(router.dir, router.run, router.dir + "/config", "fw4")
+        router.restart_agent()
         assert router.firewall.set_rules(plan()) is False
         assert router.reloads() == 1
 
@@ -289,8 +295,11 @@ def test_a_stopped_firewall_can_be_closed_but_not_opened():
     with Router(running=False) as router:
         assert router.firewall.set_rules(None) is True
         assert router.firewall.set_rules(None) is False
-        assert "does not appear to be loaded" in refusal(router, plan())
+        assert "'service firewall start'" in refusal(router, plan())
         assert router.files() == fw4.fragments(None)[:2]
+        router.restart_agent(program=router.dir)
+        (found,) = router.firewall.problems(DEVICE, "wan4")
+        assert "'service firewall start'" in found
 
 
 def test_a_config_without_our_sections_is_what_is_complained_of():
@@ -388,7 +397,7 @@ def test_an_interface_in_no_zone_is_told():
 
 def test_problems_are_told_of_a_file_that_is_read_again_when_it_changes():
     with Router() as router:
-        router.firewall = fw4.Firewall(router.dir, router.run, router.dir + "/config", router.dir)
+        router.restart_agent(program=router.dir)
         assert router.firewall.problems(DEVICE, "wan4") == []
         router.write("config", "config defaults\n")
         assert len(router.firewall.problems(DEVICE, "wan4")) == 3
