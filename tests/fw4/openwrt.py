@@ -15,6 +15,7 @@ from cpe_agent.backends.fw4 import Firewall
 from tests.netns.topology import INNER, LAN_HOST, ROUTER, SHARED
 
 NAME, DEVICE = "wan4", "lw4-wan4"
+_OURS = pathlib.Path(__file__).parents[2]
 _SLOW = 60  # s; fw4 takes a second or two
 _RULES = """
 config defaults
@@ -187,8 +188,10 @@ class Router:
             mount --bind {dir} {root}{dir}
             mount --bind {dir}/run {root}/tmp/run
             cp {root}/sbin/fw4 {dir}/fw4
+            mkdir -p {root}/usr/lib/cpe-agent
+            mount --bind {ours} {root}/usr/lib/cpe-agent
             ln -sf {dir}/config {root}/etc/config/firewall
-        """.format(over=over, root=self._root, lower=self._lower, dir=self.dir)
+        """.format(over=over, root=self._root, lower=self._lower, dir=self.dir, ours=_OURS)
         self._space.run(["sh", "-c", script])
 
     def _rename_softwire(self):

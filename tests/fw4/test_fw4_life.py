@@ -124,6 +124,29 @@ def test_a_boot_without_a_set_is_closed(home):
     assert home.router.firewall.set_rules(None) is False
 
 
+_ON_THE_ROUTER = """
+from cpe_agent.backends.fw4 import Firewall
+firewall = Firewall("%s")
+before = firewall.in_force(None)
+print(before, firewall.set_rules(None), firewall.set_rules(None), firewall.in_force(None))
+print(sorted(firewall.counters()), firewall.problems("%s", "%s"))
+"""
+
+
+def test_it_is_the_same_on_the_routers_own_runtime(home):
+    """With OpenWrt's shell, and the paths that are the defaults."""
+    if home.router.shell("command -v micropython")[0]:
+        pytest.skip("this root file system has no MicroPython")
+    names = home.router.dir, openwrt.DEVICE, openwrt.NAME
+    home.router.write("life.py", _ON_THE_ROUTER % names)
+    code, output = home.router.shell(
+        "MICROPYPATH=.frozen:/usr/lib/cpe-agent micropython %s/life.py" % home.router.dir
+    )
+    guards = "['looped', 'outside_in', 'outside_out']"
+    assert (code, output) == (0, "False True False True\n%s []\n" % guards)
+    assert home.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "TimeoutError"
+
+
 FAULTS = [
     ("'cpe_agent_srcnat'", "'cpe_agent_srcnat'\n option enabled '0'"),
     ("'cpe_agent_srcnat'", "'cpe_agent_srcnat'\n option enabled 'no'"),

@@ -3,7 +3,7 @@
 import os
 
 from cpe_agent import nat, portset, uci
-from cpe_agent.backends import BackendError, fw4
+from cpe_agent.backends import BackendError, child, fw4
 from cpe_agent.plan import Plan
 
 DEVICE = "lw4-wan4"
@@ -127,6 +127,14 @@ def test_counters_of_fw4s_table_are_told_by_the_guards_names():
     assert nat.parse_counters(listing, nat.FW4_PREFIX) == {"outside_out": 3}
 
 
+def test_a_set_for_one_protocol_lets_nothing_else_pass():
+    made = fw4.fragments(plan(protocol=17))
+    assert "meta l4proto udp snat ip to" in made.source_nat
+    assert made.chains.count("meta l4proto udp th ") == 2
+    assert "tcp, udp" not in made.chains
+    assert "echo-request" not in made.chains
+
+
 # The firewall
 
 
@@ -140,6 +148,7 @@ class Router:
         self.running = running
         self.includes = True
         self.broken = ""  # what nft says to whatever fw4 renders
+        self.died = ""  # what a reload says that ends with an error
         self.refuses = ""  # what 'nft -c' says to our files
         self.loaded = {}  # chain -> text
         self.write("config", CONFIG.replace(RUN_DIR, self.dir))
@@ -186,6 +195,8 @@ class Router:
     def reload(self):
         if not self.running:
             return 1, "The fw4 firewall does not appear to be loaded.\n"
+        if self.died:
+            return 1, self.died
         if self.broken:
             return 0, self.broken
         texts = self.files() if self.includes else ("", "")
@@ -241,6 +252,15 @@ def test_rules_that_are_gone_come_back():
         assert router.firewall.in_force(plan())
 
 
+def test_files_that_were_changed_come_back():
+    """What is loaded is right, but the firewall's next start would find something else."""
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.write(fw4.CHAINS, "")
+        assert router.firewall.set_rules(plan()) is True
+        assert router.files() == fw4.fragments(plan())[:2]
+
+
 def test_half_of_the_rules_is_not_in_force():
     with Router() as router:
         router.firewall.set_rules(plan())
@@ -273,6 +293,12 @@ def test_a_reload_that_nft_refuses_puts_the_last_good_files_back():
         assert "[!]" not in said
         assert router.files() == fw4.fragments(plan())[:2]
         assert router.firewall.in_force(plan())
+
+
+def test_a_reload_that_ends_badly_is_told_without_fw4s_other_remarks():
+    with Router() as router:
+        router.died = "[!] Section @rule[9] is disabled\nutpl: out of memory\n"
+        assert refusal(router, plan()) == "'fw4 reload' failed: utpl: out of memory"
 
 
 def test_the_first_set_that_is_refused_leaves_a_closed_firewall():
@@ -309,6 +335,16 @@ def test_a_config_without_our_sections_is_what_is_complained_of():
         said = refusal(router, plan())
         assert "'config include cpe_agent_srcnat'" in said
         assert "'config include cpe_agent_table'" in said
+
+
+def test_a_command_tells_its_code_and_all_that_it_said():
+    with Router() as router:
+        path = router.dir + "/output"
+        assert child.run("echo out; echo error >&2; exit 7", path) == (7, "out\nerror\n")
+        assert child.run("true", path) == (0, "")
+        code, said = child.run("true", router.dir + "/no/such/folder")
+        assert code != 0
+        assert "cannot read" in said
 
 
 # fw4's config
