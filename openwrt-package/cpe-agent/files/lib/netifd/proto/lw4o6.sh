@@ -3,7 +3,9 @@
 # tells netifd of tunnel, address and route. What the options mean is checked by the agent.
 
 [ -n "$INCLUDE_ONLY" ] || {
+	# shellcheck source=/dev/null
 	. /lib/functions.sh
+	# shellcheck source=/dev/null
 	. ../netifd-proto.sh
 	init_proto "$@"
 }
@@ -15,10 +17,8 @@ LW4O6_OPTIONS="ip6addr tunlink ports lifetime parity protocol internal_port fall
 proto_lw4o6_init_config() {
 	local option
 
-	no_device=1
-	available=1
-	no_proto_task=1
-	renew_handler=1
+	# shellcheck disable=SC2034 # netifd-proto.sh reads them
+	no_device=1 available=1 no_proto_task=1 renew_handler=1
 
 	# All as text: of a number or flag that is none, netifd would take the default without a word.
 	proto_config_add_string peeraddr
@@ -47,6 +47,10 @@ lw4o6_resolve_aftr() {
 	*) address="$(resolveip -6 "$aftr" | sed -n 1p)" ;;
 	esac
 	[ -n "$address" ]
+}
+
+lw4o6_find_agent() {
+	ubus -t 10 wait_for cpe-agent 2>/dev/null
 }
 
 # Run a command until it succeeds, and show a code meanwhile. Codes that are shown go away by setting
@@ -92,7 +96,7 @@ lw4o6_request() {
 proto_lw4o6_setup() {
 	local interface="$1"
 	local peeraddr server aftr address request reply code error
-	# shellcheck disable=SC2086 # one name per word
+	# shellcheck disable=SC2086 # one name per word, here and below
 	local $LW4O6_OPTIONS
 
 	# shellcheck disable=SC2086
@@ -109,7 +113,7 @@ proto_lw4o6_setup() {
 
 	lw4o6_need "$interface" NO_AFTR lw4o6_find_aftr
 	lw4o6_need "$interface" AFTR_DNS_FAIL lw4o6_resolve_aftr
-	lw4o6_need "$interface" NO_AGENT ubus -t 10 wait_for cpe-agent
+	lw4o6_need "$interface" NO_AGENT lw4o6_find_agent
 
 	request="$(lw4o6_request "$interface")"
 	reply="$(ubus -t 10 call cpe-agent up "$request")" || lw4o6_again "$interface"
