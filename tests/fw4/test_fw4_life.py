@@ -1,12 +1,15 @@
 """What the user and fw4 do to our rules: reloads, restarts, mistakes in the config."""
 
 import pathlib
+from concurrent import futures
 
 import pytest
 
 from cpe_agent import portset, uci
 from cpe_agent.backends import BackendError, fw4
 from tests.fw4 import openwrt
+from tests.netns import topology
+from tests.netns.test_nat import UDP
 from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, SHARED
 
 OTHER = portset.PortSet(SHARED, 4096, 256)
@@ -63,6 +66,18 @@ def test_the_firewalls_own_commands_keep_the_rules_and_the_flows(home, command):
     assert in_order(home.router)
     assert portset.contains(OWN, port_seen(home))
     assert home.router.firewall.set_rules(openwrt.wanted(OWN)) is False
+
+
+def test_a_reload_lets_nothing_out(home):
+    """fw4 loads its rules in one transaction then. Its restart does not: it deletes them first, and
+    new flows leave as they come, on any router with fw4."""
+    with futures.ThreadPoolExecutor() as pool:
+        reloads = pool.submit(home.router.shell, "for n in 1 2 3 4 5; do fw4 reload; done")
+        while not reloads.done():
+            home.lan.call("ask_udp", [[INTERNET[0], 81]], 20, 10, 0.001)
+    packets = [packet for packet in home.inet.call("sniffed") if packet["protocol"] == UDP]
+    assert packets
+    assert [packet for packet in packets if not topology.in_set(packet)] == []
 
 
 def test_a_reload_keeps_the_counters(home):
