@@ -12,11 +12,10 @@ address as source. The router itself sends from the inner address, and NAT does 
 """
 
 import json
-import os
 from collections import namedtuple
 
 from cpe_agent import nat, portset
-from cpe_agent.backends import BackendError, kernel
+from cpe_agent.backends import BackendError, child, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
 # claimed: local table entries of the shared address. route: (inner address, metric) or None.
@@ -182,16 +181,7 @@ class Linux:
         return output
 
     def _run(self, command):
-        """(exit code, output with errors) of a command."""
-        path = self._dir + "/output"
-        status = os.system("%s >%s 2>&1" % (command, path))
-        # Some shells replace themselves by the command, and then a signal is not an exit code.
-        code = status >> 8 or status & 0xFF
-        try:
-            with open(path) as file:
-                return code, file.read()
-        except OSError as error:
-            return code or 1, "cannot read %s: %s" % (path, error)
+        return child.run(command, self._dir + "/output")
 
 
 def _drop_stale_flows(seen, plan):
