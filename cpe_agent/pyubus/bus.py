@@ -67,7 +67,9 @@ class Bus:
     def _reset(self):
         self.up = False
         self.broken = None  # why the connection must be given up
-        self.output = bytearray()  # octets that ubusd shall get
+        # Messages that ubusd shall get. Apart: MicroPython's heap has no long free stretches.
+        self._output = []
+        self._waiting = 0  # octets in them
         self._framer = message.Framer(self._max_message)
         self._requests = {}  # seq: _Request
         self._hello_by = None
@@ -107,9 +109,17 @@ class Bus:
                 return
             self._dispatch(one)
 
+    def output(self):
+        """Octets that ubusd shall get next; none if there is nothing."""
+        return self._output[0] if self._output else b""
+
     def sent(self, count):
-        """So many octets of output have gone out."""
-        self.output = self.output[count:]
+        """So many octets of output() have gone out."""
+        self._waiting -= count
+        if count < len(self._output[0]):
+            self._output[0] = self._output[0][count:]
+        else:
+            self._output.pop(0)
 
     def timer(self):
         """ms when handle_timer is due, or None."""
@@ -299,9 +309,10 @@ class Bus:
         return self._seq
 
     def _send(self, octets):
-        if not self.up or len(self.output) + len(octets) > _MAX_OUTPUT:
+        if not self.up or self._waiting + len(octets) > _MAX_OUTPUT:
             return False
-        self.output += octets
+        self._output.append(octets)
+        self._waiting += len(octets)
         return True
 
     def _guard(self, function):

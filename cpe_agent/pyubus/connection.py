@@ -57,7 +57,7 @@ class Connection:
     def timer(self):
         """ms when handle_timer is due, or None."""
         times = [self._connect_at, self.bus.timer()]
-        if self.bus.output or self.bus.broken:
+        if self.bus.output() or self.bus.broken:
             times.append(self._now() if self._stuffed_until is None else self._stuffed_until)
         times = [at for at in times if at is not None]
         return min(times) if times else None
@@ -84,7 +84,10 @@ class Connection:
         if not data:
             self._lose("ubusd closed the connection")
             return
-        self.bus.receive(data)
+        try:
+            self.bus.receive(data)
+        except MemoryError:
+            self.bus.broken = "no memory for a message"
         if self.bus.up and self._up_since is None:
             self._up_since = self._now()
             self._told = None
@@ -92,9 +95,9 @@ class Connection:
 
     def _flush(self):
         self._stuffed_until = None
-        while self.bus.output and not self.bus.broken:
+        while self.bus.output() and not self.bus.broken:
             try:
-                self.bus.sent(self._sock.send(self.bus.output, _NO_SIGNAL))
+                self.bus.sent(self._sock.send(self.bus.output(), _NO_SIGNAL))
             except OSError as error:
                 if error.args[0] not in (_EAGAIN, _EINTR):
                     self.bus.broken = str(error)
