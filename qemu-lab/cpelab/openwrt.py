@@ -139,6 +139,16 @@ class OpenWrtLab(Lab):
             f"mount -t ext4 -o ro {self._shared_disk} {SHARED}"
         )
 
+    def wait_boot(self):
+        """Wait for the end of a boot that has begun."""
+        self.cpe.wait_boot()
+        self.wait_ready()
+
+    def reboot(self):
+        """Have the router reboot by itself, with all its services stopped in order."""
+        self.cpe.leave("reboot")
+        self.wait_boot()
+
     def set_up_network(self):
         """The lab's addresses on the WAN; OpenWrt's defaults suit the LAN already."""
         self.uci(

@@ -210,12 +210,22 @@ class OpenWrtHome(Home):
         said = self.lab.cpe.run(f"cat {COUNTED}; rm -f {COUNTED}").stdout.splitlines()
         return [line for line in said if f" {INTERFACE} " in line + " "]
 
+    def outside(self):
+        """Why packets came to the lwAFTR outside of the set, and how many."""
+        return self.lwaftr("counters")["outside_set"]
+
     def routes_by_softwire(self):
         return self.lab.cpe.check("ip route").count(DEVICE)
 
     def is_nothing_left(self):
         """True if neither device nor route nor NAT of the line is there."""
         return not self.has_softwire() and not self.routes_by_softwire() and self.is_closed()
+
+    def wait_nothing_left(self, timeout=PATIENCE):
+        end = time.monotonic() + timeout
+        while not self.is_nothing_left():
+            assert time.monotonic() < end, f"{self.rules()}\n{self.log()}"
+            time.sleep(0.5)
 
 
 def codes(found):
