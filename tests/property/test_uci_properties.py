@@ -42,7 +42,8 @@ def mixed(text):
 
 STYLES = (single, double, bare, mixed)
 SPACE = st.sampled_from((" ", "\t", "  ", " \\\n"))
-END = st.sampled_from(("\n", "\n\n", " # 'a comment\n", "\r\n", " ; ", "\n\t\n  # more\n"))
+END = st.sampled_from(("\n", "\n\n", " # 'a comment\n", "\r\n", "\n\t\n  # more\n"))
+MORE = END | st.just(" ; ")  # a word that may be missing has to be there before it
 
 
 @st.composite
@@ -57,7 +58,8 @@ def files(draw):
         text = parts[0]
         for part in parts[1:]:
             text += draw(SPACE) + part
-        lines.append(draw(st.sampled_from(("", "  ", "\t"))) + text + draw(END))
+        end = draw(MORE if len(words) == 2 else END)
+        lines.append(draw(st.sampled_from(("", "  ", "\t"))) + text + end)
 
     for kind, name, options in draw(st.lists(SECTION, max_size=5)):
         if name in names:

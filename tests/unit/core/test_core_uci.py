@@ -119,10 +119,19 @@ def test_the_last_value_counts_and_lists_grow():
 
 
 def test_a_section_that_is_named_again_goes_on():
-    text = "config a one\noption x 1\nconfig b two\noption x 2\nconfig c one\noption y 3\n"
+    text = "config a one\noption x 1\nconfig b two\noption x 2\nconfig a one\noption y 3\n"
     first, second = uci.parse(text)
-    assert first == uci.Section("c", "one", {"x": "1", "y": "3"})
+    assert first == uci.Section("a", "one", {"x": "1", "y": "3"})
     assert second == uci.Section("b", "two", {"x": "2"})
+
+
+def test_a_section_keeps_its_type():
+    found = error("config a one\nconfig b two\nconfig c one\n")
+    assert "line 3:" in found and "'one'" in found and "'a'" in found
+
+
+def test_a_package_is_no_section_and_ends_none():
+    assert options("config t\npackage network\noption a b\n") == {"a": "b"}
 
 
 def test_anonymous_sections_of_one_type_are_several():
@@ -130,8 +139,44 @@ def test_anonymous_sections_of_one_type_are_several():
 
 
 def test_statements_may_share_a_line():
-    assert options("config t ; option a 'b' ; option c 'd'\n") == {"a": "b", "c": "d"}
-    assert options("config t\n;;\noption a b\n") == {"a": "b"}
+    assert options("config t n ; option a 'b' ; option c 'd'\n") == {"a": "b", "c": "d"}
+    assert options("config t n ;\toption a 'b'; option c 'd'\n") == {"a": "b", "c": "d"}
+
+
+def test_a_statement_that_lacks_its_last_word_cannot_share_a_line():
+    for text in ("config t ; option a b\n", "config t n\noption a ; option b c\n"):
+        assert "line " in error(text), text
+
+
+def test_no_statement_is_empty():
+    for text in (";", "config t\n;;\n", "config t\n ; option a b", "config t n ;\n"):
+        assert "line " in error(text), text
+
+
+def test_what_follows_a_bare_word_and_a_semicolon_is_not_read():
+    # In libuci the word's end is written over the semicolon.
+    assert options("config t\noption a b;option c d\n") == {"a": "b"}
+    assert options("config t\noption a b;&%\noption c d\n") == {"a": "b", "c": "d"}
+
+
+def test_keywords_are_bare_and_end_with_a_blank():
+    for text in (
+        "'config' t",
+        "c\\onfig t",
+        "config\rt",
+        "config\vt",
+        "config",
+        "config t\noption",
+        "config t\noption\n a b",
+    ):
+        assert "line " in error(text), text
+    assert uci.parse("\v\f\r config\tt") == [uci.Section("t", None, {})]
+
+
+def test_a_word_after_a_continued_line_begins_at_once():
+    assert options("config t\noption \\\na \\\nb\n") == {"a": "b"}
+    assert "line 2:" in error("config t\noption \\\n a b\n")
+    assert "line 2:" in error("config t\noption a \\\n\tb\n")
 
 
 def test_errors_name_the_line():
