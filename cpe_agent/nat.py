@@ -17,6 +17,7 @@ from cpe_agent import portset
 from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
+LAST_GUARD = TABLE + " last_guard"  # a chain
 GUARDS = ("outside_out", "outside_in", "looped")  # named counters
 FW4_TABLE = "inet fw4"
 FW4_PREFIX = "cpe_agent_"  # begins the names of our chains and counters in fw4's table
@@ -140,6 +141,25 @@ def table(device, port_set, protocol, mss, mark):
 def without_table():
     """Commands for 'nft -f' that remove the table, whether it is there or not."""
     return "add table %s\ndelete table %s\n" % (TABLE, TABLE)
+
+
+def last_guard(devices, plan):
+    """(commands for 'nft -f', mark) of the guard that stands while fw4's own table is away: a
+    restart of the firewall deletes it, and makes it anew a moment later. devices, plan: see
+    fw4_fragments."""
+
+    def text(mark):
+        rules = ['oifname != "%s" return' % devices]
+        if plan:
+            rules += _ours_out(plan.device, plan.port_set, plan.protocol)
+        rules.append("drop" + _comment(mark))
+        lines = ["add table " + TABLE]
+        lines.append("add chain %s { type filter hook postrouting priority 111; }" % LAST_GUARD)
+        lines.append("flush chain " + LAST_GUARD)
+        return "\n".join(lines + ["add rule %s %s" % (LAST_GUARD, rule) for rule in rules]) + "\n"
+
+    mark = "cpe-agent %08x" % binascii.crc32(text("").encode())
+    return text(mark), mark
 
 
 def fw4_fragments(devices, plan):

@@ -55,6 +55,9 @@ class Firewall:
         A change reloads the firewall, and nothing else does. Raises BackendError; what was in force
         before still is, but for None the next start of the firewall closes the softwire.
         """
+        return self._guard(plan) | self._include(plan)
+
+    def _include(self, plan):
         wanted = fragments(plan)
         before = self._read()
         same = before == (wanted.source_nat, wanted.chains)
@@ -71,6 +74,17 @@ class Firewall:
         if plan is not None:
             self._put_back(before)
         raise BackendError(self._why(code, output))
+
+    def _guard(self, plan):
+        """The guard that outlives a restart of the firewall; True if it was another."""
+        text, mark = nat.last_guard(interface.DEVICE + "*", plan)
+        if nat.is_marked(self._run("nft list chain " + nat.LAST_GUARD)[1], mark):
+            return False
+        self._write_trial(text)
+        code, output = self._run("nft -f " + self._trial)
+        if code:
+            raise BackendError("nft refuses our guard: %s" % _said(output))
+        return True
 
     def in_force(self, plan):
         """True if the firewall that is loaded holds to a plan.Plan, or for None lets nothing
@@ -121,12 +135,15 @@ class Firewall:
             before = closed.source_nat, closed.chains
         self._write(before[0], before[1])
 
-    def _check(self, wanted):
+    def _write_trial(self, text):
         try:
             with open(self._trial, "w") as file:
-                file.write(nat.fw4_check(wanted))
+                file.write(text)
         except OSError as error:
             raise BackendError("cannot write %s: %s" % (self._trial, error)) from None
+
+    def _check(self, wanted):
+        self._write_trial(nat.fw4_check(wanted))
         code, output = self._run("nft -c -f " + self._trial)
         if code:
             raise BackendError("nft refuses our rules: %s" % _said(output))

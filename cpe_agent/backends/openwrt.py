@@ -106,6 +106,9 @@ class OpenWrt:
         same = [key for key in wanted if data.get(key) == wanted[key]]
         if seen.get("up") and self.present() and len(same) == len(wanted):
             return False
+        if seen.get("up") and not self.present():
+            # Somebody deleted it; netifd makes it anew only after it has let it go.
+            self._notify({"action": _UPDATE, "link-up": False})
         self._notify(self._update(plan, wanted))
         return True
 

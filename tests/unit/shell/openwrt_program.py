@@ -13,7 +13,8 @@ class Firewall(fw4.Firewall):
     """With the test's files."""
 
     def __init__(self, run_dir):
-        super().__init__(run_dir, config=FOLDER + "/firewall", fw4=FOLDER + "/fw4")
+        places = {"config": "/firewall", "fw4": "/fw4", "state": "/fw4.state"}
+        super().__init__(run_dir, **{name: FOLDER + places[name] for name in places})
 
 
 fw4.Firewall = Firewall

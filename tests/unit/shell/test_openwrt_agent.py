@@ -24,6 +24,7 @@ FW4 = """#!/bin/sh
 dir=%(folder)s run=%(run)s
 [ "$1" = reload ] || exit 1
 echo load >> $dir/loads
+touch $dir/fw4.state
 {
     echo 'table inet fw4'
     echo 'delete table inet fw4'
@@ -132,6 +133,12 @@ class Router:
     def has_device(self):
         """True while the softwire is there."""
         return self.cpe.run(["ip", "link", "show", "dev", DEVICE], check=False).returncode == 0
+
+    def lets_out(self, address):
+        """True if a packet to there leaves by the softwire: on the cable that stands for it here,
+        the kernel then asks for a neighbour."""
+        self.cpe.run(["ping", "-c1", "-W1", "-I", DEVICE, address], check=False)
+        return address in self.cpe.run(["ip", "neigh", "show", "dev", DEVICE]).stdout
 
     def show(self, *words):
         """What ip knows."""
@@ -288,6 +295,24 @@ def test_rules_that_somebody_deletes_come_back(up):
     router.cpe.run(["nft", "flush", "ruleset"])
     rig.wait_for(lambda: "snat ip to 192.0.2.3" in router.rules(), "the rules")
     assert router.interface()["updates"] == 1
+
+
+def test_a_softwire_that_somebody_deletes_comes_back(up):
+    router, _ = up
+    router.cpe.run(["ip", "link", "del", DEVICE])
+    rig.wait_for(lambda: router.interface()["updates"] == 2, "netifd to be told")
+    rig.wait_for(router.has_device, "the softwire")
+
+
+def test_nothing_leaves_while_the_firewall_is_away(up):
+    """As in the middle of a restart of fw4."""
+    router, _ = up
+    assert router.lets_out("198.51.100.2")
+    before = router.loads()
+    (router.folder / "fw4").rename(router.folder / "fw4.gone")
+    router.cpe.run(["nft", "delete", "table", "inet", "fw4"])
+    assert not router.lets_out("198.51.100.1")
+    assert router.loads() == before
 
 
 def test_a_second_interface_is_refused(up):
