@@ -327,7 +327,8 @@ def test_replies_can_wait_and_come_in_any_order(world):
     waiting[1].reply()
     world.until(lambda: len(answers) == 3)
     world.settle(client)
-    assert answers == [(pyubus.OK, {"n": 2}), (pyubus.NOT_FOUND, None), (pyubus.OK, {})]
+    expected = [(pyubus.OK, {"n": 2}), (pyubus.NOT_FOUND, None), (pyubus.OK, {})]
+    assert plain(answers) == expected
 
 
 def test_a_call_that_is_not_answered_times_out_and_its_late_answer_is_nobody_elses(world):
@@ -368,7 +369,7 @@ def test_many_calls_at_once_are_all_answered(world):
             "test.echo", "echo", {"value": number}, lambda *answer: answers.append(answer)
         )
     world.until(lambda: len(answers) == 100)
-    assert answers == [(pyubus.OK, {"value": number}) for number in range(100)]
+    assert plain(answers) == [(pyubus.OK, {"value": number}) for number in range(100)]
 
 
 def test_more_calls_than_can_be_remembered_fail_at_once(world):
@@ -414,8 +415,18 @@ def test_an_answer_that_is_too_long_for_us_fails_alone(world):
 
 
 def test_strings_that_are_no_utf8_are_read(world):
-    world.offer(world.client(), "test.echo", ECHO)
-    assert world.ask("latin1 test.echo echo value") == "0 636166efbfbd00"
+    seen = []
+
+    def see(request):
+        seen.append(request.arguments["value"])
+        return request.arguments
+
+    world.offer(world.client(), "test.see", [Method("see", see, (("value", pyubus.STRING),))])
+    world.ask("latin1 test.see see value")
+    world.until(lambda: seen)
+    world.settle(world.clients[0])
+    assert seen == ["caf\ufffd"]
+    assert world.ask("answer") == "0 636166efbfbd00"
 
 
 # Objects that come and go
@@ -681,11 +692,15 @@ def open_files():
 
 
 def test_file_descriptors_that_are_passed_are_not_kept(world):
-    world.offer(world.client(), "test.echo", ECHO)
-    world.ask("pass-fd test.echo echo")
+    calls = []
+    client = world.client()
+    world.offer(client, "test.fd", [Method("take", calls.append, ())])
     before = open_files()
-    for _ in range(20):
-        assert world.ask("pass-fd test.echo echo") == "0"
+    for count in range(1, 20):
+        world.ask("pass-fd test.fd take")
+        world.until(lambda count=count: len(calls) == count)
+        world.settle(client)
+        assert world.ask("answer") == "0"
     assert open_files() == before
 
 

@@ -93,12 +93,20 @@ class Stranger:
 
     def ask(self, kind, peer, body, fds=()):
         """(status, attributes of the last data) that come for a message."""
+        self.send(kind, peer, body, fds)
+        return self.answer()
+
+    def send(self, kind, peer, body, fds=()):
+        """Send a message, with file descriptors."""
         self.seq += 1
         octets = struct.pack(">BBHII", 0, kind, self.seq, peer, 4 + len(body)) + body
         if fds:
             sent = socket.send_fds(self.sock, [octets], fds)
             octets = octets[sent:]
         self.sock.sendall(octets)
+
+    def answer(self):
+        """(status, attributes of the last data) of what was sent last."""
         data = {}
         while True:
             kind, _, body = self.read()
@@ -109,11 +117,10 @@ class Stranger:
                 data = found
 
     def call(self, path, method, data=b"", fds=()):
-        """(status, octets of the data) of a call."""
+        """Call a method; answer() tells what came of it."""
         status, found = self.ask(standin.LOOKUP, 0, standin.cstring(standin.A_OBJPATH, path))
         assert status == standin.OK
         target = found[standin.A_OBJID]
         body = standin.u32(standin.A_OBJID, target) + standin.cstring(standin.A_METHOD, method)
         body += standin.blob(standin.A_DATA, data)
-        status, found = self.ask(standin.INVOKE, target, body, fds)
-        return status, found.get(standin.A_DATA, b"")
+        self.send(standin.INVOKE, target, body, fds)
