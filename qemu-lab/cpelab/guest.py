@@ -133,6 +133,16 @@ class Guest:
                 raise self.failure(f"QEMU is not in state {wanted} within {FIRST_WORD} s")
             time.sleep(0.01)
 
+    def reboot(self, timeout=120.0):
+        """Have the guest reboot by itself; wait_boot() waits for the shell."""
+        self._qemu.sendline("reboot")
+        try:
+            self._qemu.expect("reboot: Restarting system", timeout=timeout)
+        except (TIMEOUT, OSError) as err:
+            raise self.failure(f"no reboot within {timeout} s") from err
+        self._began = time.monotonic()
+        self._leave_shell()
+
     def kill(self):
         """Cut the power for good by killing QEMU; start_again() gives it back."""
         self._leave_shell()

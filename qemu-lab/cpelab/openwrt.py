@@ -24,6 +24,8 @@ BOOT_ARGS = (
     "init=/etc/preinit nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 apparmor=0 "
     "no_timer_check net.ifnames=0"
 )
+# Of a root file system opkg does not know what modules the lab's kernel brings.
+KERNEL_PACKAGES = ("kmod-ip6-tunnel", "kmod-nf-conntrack-netlink")
 SHARED = "/tmp/shared"  # where the lab's files are in the router
 ADDRESS = "2001:db8:c0de::2"
 GATEWAY = "2001:db8:c0de::1"
@@ -134,20 +136,27 @@ class OpenWrtLab(Lab):
         """Wait until all services were started, and the lab's files are there."""
         self.cpe.check("dmesg -n 1")
         self.cpe.wait_until("logread | grep -q 'init complete'", BOOT_TIMEOUT, pause=1)
+        if self.router.kind == "root":
+            self._register_modules()
         self.cpe.check(
             f"mkdir -p {SHARED}; mount | grep -q {SHARED} || "
             f"mount -t ext4 -o ro {self._shared_disk} {SHARED}"
         )
 
+    def _register_modules(self):
+        known = self.cpe.check("opkg list-installed")
+        for name in KERNEL_PACKAGES:
+            if f"{name} -" not in known:
+                fields = "Version: 1\nStatus: install ok installed\nArchitecture: all\n"
+                self.cpe.check(
+                    f"echo 'Package: {name}\n{fields}' >> /usr/lib/opkg/status; "
+                    f": > /usr/lib/opkg/info/{name}.list"
+                )
+
     def wait_boot(self):
         """Wait for the end of a boot that has begun."""
         self.cpe.wait_boot()
         self.wait_ready()
-
-    def reboot(self):
-        """Have the router reboot by itself, with all its services stopped in order."""
-        self.cpe.leave("reboot")
-        self.wait_boot()
 
     def set_up_network(self):
         """The lab's addresses on the WAN; OpenWrt's defaults suit the LAN already."""

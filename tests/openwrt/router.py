@@ -94,6 +94,10 @@ class OpenWrtHome(Home):
         self.lab.cpe.check(f"ubus call network reload; ifup {INTERFACE}", timeout=60)
         return self.wait_up() if wait else None
 
+    def begin_lwaftr(self):
+        """Start the lwAFTR, or have the one that runs forget all."""
+        self._begin_lwaftr({})
+
     def configure(self, options=None, name=INTERFACE):
         """Write the interface to /etc/config/network."""
         wanted = {key: text for key, text in {**OPTIONS, **(options or {})}.items() if text}
@@ -150,7 +154,7 @@ class OpenWrtHome(Home):
 
     def agent(self):
         """The agent's process id, or None."""
-        found = self.lab.cpe.run("pgrep -f 'cpe_agent run'").stdout.split()
+        found = self.lab.cpe.run("pgrep -f 'm [c]pe_agent run'").stdout.split()
         return int(found[0]) if found else None
 
     def wait_other_agent(self, old):

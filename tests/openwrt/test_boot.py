@@ -8,8 +8,8 @@ def test_the_same_ports_after_a_reboot_and_nothing_left_outside_meanwhile(home):
     status = home.begin()
     before = home.outside()
     stream = home.stream(interval=0.2)  # the LAN asks on, all the time
-    home.lab.cpe.check("sync; reboot", timeout=30)
-    home.lab.reboot()
+    home.lab.cpe.reboot()
+    home.lab.wait_boot()
     after = home.wait_up(timeout=4 * PATIENCE)
     assert held(after) == held(status)
     home.talk(after)
@@ -30,14 +30,14 @@ def test_the_same_ports_and_nonce_after_a_power_cut(home):
 
 
 def test_the_firewall_is_closed_before_the_agent_knows_a_set(home):
-    """The server is silent, so the set stays unknown; a device of the softwire's name cannot send."""
+    """The server is silent, so no set is known: what has the softwire's name cannot send."""
     home.begin(running=False, wait=False)
     home.lab.cpe.check("sync")
     home.lab.cpe.reset(wait=False)
     home.lab.wait_boot()
     assert home.is_closed()
     before = home.outside()
-    home._begin_lwaftr({})
+    home.begin_lwaftr()
     home.lwaftr("fault", silence=True)
     home.lab.cpe.check(
         f"ip -6 tunnel add {DEVICE} mode ipip6 local 2001:db8:c0de::2 remote 2001:db8:ffff::1 "

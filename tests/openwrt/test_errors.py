@@ -1,16 +1,16 @@
-"""What goes wrong is named in ifstatus and the log, and mends itself when its cause goes: Show 4."""
+"""What goes wrong is named in ifstatus and in the log, and mends itself with its cause: Show 4."""
 
 import pytest
 
 from tests.e2e.scenarios.home import PATIENCE
-from tests.openwrt.router import INTERFACE, OPTIONS
+from tests.openwrt.router import INTERFACE, OPTIONS, codes
 
 NO_RESOURCES = 8
 WRONG_OPTIONS = {
     "ports": "many",
     "mtu": "100",
     "lifetime": "-1",
-    "peeraddr": "192.0.2.1",
+    "peeraddr": "fe80::1",
     "inner_address": "fe80::1",
 }
 
@@ -30,29 +30,47 @@ def test_a_wrong_option_is_named_until_it_is_mended(home, option):
     )
     home.lab.cpe.check(f"uci {change}; uci commit network; ubus call network reload")
     assert home.wait_up()
-    assert home.ifstatus().get("errors", []) == []
+    assert codes(home.ifstatus()) == []
 
 
-def test_a_silent_server_is_named_and_the_line_comes_when_it_answers(home):
-    home.begin(running=False, wait=False)
-    found = home.wait_code("NO_ANSWER", timeout=3 * PATIENCE)
-    assert not found["up"]
-    home.wait_log("no answer")
+def texts(found):
+    """What ifstatus says of its errors, for people."""
+    return " ".join(" ".join(error.get("data", [])) for error in found["errors"])
+
+
+def test_an_aftr_without_an_address_is_named(home):
+    home.begin(options={"peeraddr": "aftr.invalid"}, wait=False)
+    home.wait_code("AFTR_DNS_FAIL")
     assert home.is_nothing_left()
-    home._begin_lwaftr({})
-    home.talk(home.wait_up(timeout=3 * PATIENCE))
-    assert home.ifstatus().get("errors", []) == []
+
+
+@pytest.mark.parametrize("way", ["no server", "silence"])
+def test_a_silent_server_is_named_and_the_line_comes_when_it_answers(home, way):
+    gone = way == "no server"
+    home.begin(running=not gone, wait=False, faults=None if gone else {"silence": True})
+    found = home.wait_code("PCP_SILENT", timeout=3 * PATIENCE)
+    assert not found["up"]
+    assert "check option" in texts(found)
+    home.wait_log("check option")
+    assert home.is_nothing_left()
+    if gone:
+        home.begin_lwaftr()
+    else:
+        home.lwaftr("fault", silence=False)
+    home.talk(home.wait_up(timeout=4 * PATIENCE))
+    assert codes(home.ifstatus()) == []
 
 
 def test_a_refusing_server_is_named_and_the_line_comes_when_it_grants(home):
     home.begin(wait=False, faults={"refuse": NO_RESOURCES, "refuse_lifetime": 5})
-    found = home.wait_code("NO_RESOURCES")
+    found = home.wait_code("PCP_NO_RESOURCES")
     assert not found["up"]
-    home.wait_log("NO_RESOURCES")
+    assert "it has no ports left" in texts(found)
+    home.wait_log("it has no ports left")
     assert home.is_nothing_left()
     home.lwaftr("fault", refuse=0)
     home.talk(home.wait_up())
-    assert home.ifstatus().get("errors", []) == []
+    assert codes(home.ifstatus()) == []
 
 
 def test_an_agent_that_is_not_there_is_named_and_the_line_comes_with_it(home):
