@@ -77,6 +77,7 @@ def date(folder, seconds):
 def build(kind, folder):
     """Path of the package. kind: 'ipk' or 'apk'. folder: for it, and for what it is made of."""
     seconds = epoch()
+    folder.mkdir(parents=True, exist_ok=True)
     stage = folder / "root"
     shutil.rmtree(stage, ignore_errors=True)
     lay_out(stage)
@@ -85,9 +86,10 @@ def build(kind, folder):
     config = folder / "config"  # what the user may edit, nfpm wants apart
     shutil.rmtree(config, ignore_errors=True)
     shutil.move(stage / "etc/config", config)
-    shutil.copytree(HERE / "scripts", folder / "scripts", dirs_exist_ok=True)
-    date(stage, seconds)
-    date(config, seconds)
+    scripts = folder / "scripts"
+    shutil.copytree(HERE / "scripts", scripts, dirs_exist_ok=True)
+    for part in (stage, config, scripts):
+        date(part, seconds)
     names = {"ipk": "cpe-agent_%s-r%s_all.ipk", "apk": "cpe-agent-%s-r%s.apk"}
     package = folder / (names[kind] % (version(), RELEASE))
     settings = dict(os.environ, VERSION=version(), RELEASE="r" + RELEASE)
@@ -104,14 +106,16 @@ def lay_out_for_apk(stage):
     lists = stage / "lib/apk/packages"
     lists.mkdir(parents=True)
     names = ["/%s\n" % path.relative_to(stage) for path in files]
-    (lists / "cpe-agent.list").write_text("".join(names))
-    (lists / "cpe-agent.conffiles").write_text("/etc/config/cpe-agent\n")
+    texts = {"list": "".join(names), "conffiles": "/etc/config/cpe-agent\n"}
+    for kind in texts:
+        path = lists / ("cpe-agent." + kind)
+        path.write_text(texts[kind])
+        path.chmod(0o644)
 
 
 def main(words):
     """Build, and print path and size."""
     folder = pathlib.Path(words[2]).resolve() if len(words) > 2 else ROOT / "build/openwrt"
-    folder.mkdir(parents=True, exist_ok=True)
     package = build(words[1], folder)
     installed = sum(path.stat().st_size for path in (folder / "root").rglob("*") if path.is_file())
     print("%s: %d octets, %d installed" % (package, package.stat().st_size, installed))
