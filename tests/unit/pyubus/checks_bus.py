@@ -116,6 +116,56 @@ def test_an_object_that_is_refused_is_tried_again_and_told_once():
     assert (node.id, node.status) == (7000, pyubus.OK)
 
 
+def test_a_registration_that_is_out_is_not_sent_again():
+    bench = Bench()
+    bench.bus.add_object("refused", [])
+    bench.connect()
+    bench.answer(bench.sent()[0][1], status=pyubus.INVALID_ARGUMENT)
+    bench.bus.add_object("slow", [])
+    assert len(bench.sent()) == 1
+    bench.pass_time(5000)
+    assert [one[3][message.ATTR_OBJPATH] for one in bench.sent()] == ["refused"]
+
+
+def appeared(path, number):
+    """The event that an object has come."""
+    data = blobmsg.encode({"id": pyubus.Typed(pyubus.INT32, number), "path": path})
+    values = [
+        (message.ATTR_OBJID, 7000),
+        (message.ATTR_METHOD, "ubus.object.add"),
+        (message.ATTR_DATA, data),
+    ]
+    return message.pack(message.INVOKE, 1, 0, values)
+
+
+def test_a_subscriber_asks_for_its_object_alone_and_once():
+    """ubusd would send each notification as often as it was asked to."""
+    bench = Bench()
+    bench.bus.subscribe("news", lambda kind, data: None)
+    bench.connect()
+    bench.register(7000)
+    lookup = [seq for kind, seq, _, _ in bench.sent() if kind == message.LOOKUP]
+    bench.bus.receive(appeared("other", 8001))
+    assert bench.sent() == []
+    bench.bus.receive(appeared("news", 0xFFFF8000))
+    bench.answer(lookup[0], [(message.ATTR_OBJID, 0xFFFF8000)])
+    asked = [(kind, found[message.ATTR_TARGET]) for kind, _, _, found in bench.sent()]
+    assert asked == [(message.SUBSCRIBE, 0xFFFF8000)]
+
+
+def test_a_call_is_answered_once():
+    bench = Bench()
+    requests = []
+    bench.bus.add_object("name", [pyubus.Method("take", requests.append, ())])
+    bench.connect()
+    bench.register(7000)
+    values = [(message.ATTR_OBJID, 7000), (message.ATTR_METHOD, "take"), (message.ATTR_DATA, b"")]
+    bench.bus.receive(message.pack(message.INVOKE, 3, 4000, values))
+    assert [one[:3] for one in bench.sent()] == [(message.STATUS, 3, 4000)]
+    requests[0].reply({"second": "answer"})
+    assert bench.sent() == []
+
+
 def test_an_answer_to_a_caller_of_before_a_restart_is_not_sent():
     bench = Bench()
     requests = []
