@@ -245,8 +245,9 @@ class Conversation:
         """What happens at due, or late, now: what waits in the sockets comes before timers."""
         self.now = max(self.now, due)
         for datagram in [one for one in self.flying if one.due <= self.now]:
-            self.flying.remove(datagram)
-            self._deliver(datagram)
+            if datagram in self.flying:  # what came of the ones before did not crowd it out
+                self.flying.remove(datagram)
+                self._deliver(datagram)
         at = self.server.get_timer()
         if at is not None and at <= self.now:
             self._serve(self.server.handle_timer(self.now))

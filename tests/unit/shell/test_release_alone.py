@@ -99,7 +99,7 @@ def test_a_name_that_nobody_resolves_is_named_and_the_set_can_be_given_back_late
     stop()
     done = agent.cli("release")
     assert done.returncode == 1
-    assert NAME + ": no name server can be reached" in done.stderr
+    assert NAME + ": no name server" in done.stderr  # silent, or not there: as the kernel says
     assert "run 'cpe-agent release' again" in done.stderr
     assert "Traceback" not in done.stderr
     name_server()
