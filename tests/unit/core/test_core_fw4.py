@@ -151,6 +151,7 @@ class Router:
         self.died = ""  # what a reload says that ends with an error
         self.refuses = ""  # what 'nft -c' says to our files
         self.loaded = {}  # chain -> text
+        self.guard = ""  # of a table of our own, which fw4 does not touch
         self.write("config", CONFIG.replace(RUN_DIR, self.dir))
         if running:
             self.write("state", "{}")
@@ -187,6 +188,12 @@ class Router:
         self.commands.append(command)
         if command.startswith("nft -c -f "):
             return (1, self.refuses) if self.refuses else (0, "")
+        if command.startswith("nft -f "):
+            with open(command.split()[-1]) as file:
+                self.guard = file.read()
+            return 0, ""
+        if command == "nft list chain " + nat.LAST_GUARD:
+            return (0, self.guard) if self.guard else (1, "Error: No such file")
         if command == "fw4 reload":
             return self.reload()
         chain = command.split()[-1]
@@ -218,7 +225,8 @@ def test_a_set_is_written_checked_loaded_and_found_in_force():
         assert not router.firewall.in_force(plan())
         assert router.firewall.set_rules(plan()) is True
         assert router.files() == fw4.fragments(plan())[:2]
-        first, second = [one for one in router.commands if "list" not in one][:2]
+        guard, first, second = [one for one in router.commands if "list" not in one][:3]
+        assert guard.startswith("nft -f "), "before any packet can pass"
         assert first.startswith("nft -c -f "), "what may be refused is tried first"
         assert second == "fw4 reload"
         assert router.firewall.in_force(plan())
@@ -241,6 +249,28 @@ def test_each_change_reloads_once_and_closing_is_one():
             assert router.firewall.set_rules(wanted) is True
             assert router.firewall.in_force(wanted)
         assert router.reloads() == 4
+
+
+def test_the_last_guard_is_ours_alone_and_holds_to_the_set():
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        assert 'oifname "lw4-wan4" ip saddr 192.0.2.3 meta l4proto { tcp, udp } th sport' in (
+            router.guard
+        )
+        assert router.guard.rstrip().split("\n")[-1].startswith("add rule ip cpe_agent last_guard")
+        loads = len([one for one in router.commands if one.startswith("nft -f ")])
+        router.firewall.set_rules(plan(mss=1300))
+        assert len([one for one in router.commands if one.startswith("nft -f ")]) == loads
+        router.firewall.set_rules(None)
+        assert "return" not in router.guard.split("lw4-*", 1)[1].split("\n", 1)[1]
+
+
+def test_a_last_guard_that_is_gone_comes_back_without_a_reload():
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.guard = ""
+        assert router.firewall.set_rules(plan()) is True
+        assert router.guard and router.reloads() == 1
 
 
 def test_rules_that_are_gone_come_back():
@@ -340,7 +370,7 @@ def test_a_config_without_our_sections_is_what_is_complained_of():
 def test_a_command_tells_its_code_and_all_that_it_said():
     with Router() as router:
         path = router.dir + "/output"
-        assert child.run("echo out; echo error >&2; exit 7", path) == (7, "out\nerror\n")
+        assert child.run("sh -c 'echo out; echo error >&2; exit 7'", path) == (7, "out\nerror\n")
         assert child.run("true", path) == (0, "")
         code, said = child.run("true", router.dir + "/no/such/folder")
         assert code != 0
