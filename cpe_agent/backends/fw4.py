@@ -55,7 +55,11 @@ class Firewall:
         A change reloads the firewall, and nothing else does. Raises BackendError; what was in force
         before still is, but for None the next start of the firewall closes the softwire.
         """
-        return self._guard(plan) | self._include(plan)
+        if plan is None:
+            closed = self._guard(None)  # first: fw4 may fail, and the set may be a neighbour's soon
+            return self._include(None) or closed
+        changed = self._include(plan)
+        return self._guard(plan) or changed
 
     def _include(self, plan):
         wanted = fragments(plan)

@@ -225,10 +225,10 @@ def test_a_set_is_written_checked_loaded_and_found_in_force():
         assert not router.firewall.in_force(plan())
         assert router.firewall.set_rules(plan()) is True
         assert router.files() == fw4.fragments(plan())[:2]
-        guard, first, second = [one for one in router.commands if "list" not in one][:3]
-        assert guard.startswith("nft -f "), "before any packet can pass"
+        first, second, guard = [one for one in router.commands if "list" not in one][:3]
         assert first.startswith("nft -c -f "), "what may be refused is tried first"
         assert second == "fw4 reload"
+        assert guard.startswith("nft -f "), "the old one stays where fw4 fails"
         assert router.firewall.in_force(plan())
         assert not router.firewall.in_force(plan(first=2048))
         assert not router.firewall.in_force(None)
@@ -344,6 +344,7 @@ def test_closing_stays_even_where_fw4_cannot_reload():
         router.firewall.set_rules(plan())
         router.broken = "Error: somebody else's rule\n"
         assert "somebody else's rule" in refusal(router, None)
+        assert "return" not in router.guard.split("lw4-*", 1)[1].split("\n", 1)[1]
         assert router.files() == fw4.fragments(None)[:2]
 
 
