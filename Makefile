@@ -3,7 +3,8 @@
 
 PYTHON = .venv/bin/python
 
-.PHONY: help setup images demo test lint bench conformance ipk apk clean
+.PHONY: help setup images demo test lint bench conformance ipk apk lab-openwrt \
+	bench-openwrt clean
 
 help:
 	@echo "make demo    the story on the terminal, then build/demo/report.html"
@@ -11,6 +12,8 @@ help:
 	@echo "make bench   start-up, grant to NAT, memory and CPU, next to the bare interpreters"
 	@echo "make conformance   how many requirements of the RFCs are met, and which are not"
 	@echo "make ipk     the package for OpenWrt 24.10, into build/openwrt; make apk: for 25.12"
+	@echo "make lab-openwrt   the tests on OpenWrt itself (docs/lab-openwrt.md)"
+	@echo "make bench-openwrt   what the agent costs an idle OpenWrt router, in eleven minutes"
 	@echo "make lint    ruff"
 	@echo "make clean   remove what was built"
 
@@ -40,6 +43,12 @@ conformance: .venv/ready
 
 ipk apk: .venv/ready
 	@$(PYTHON) openwrt-package/build.py $@
+
+lab-openwrt: setup
+	$(PYTHON) qemu-lab/openwrt_tests.py
+
+bench-openwrt: setup ipk
+	$(PYTHON) qemu-lab/openwrt_bench.py build/openwrt/cpe-agent_*_all.ipk
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis

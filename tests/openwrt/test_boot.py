@@ -36,9 +36,9 @@ def test_the_firewall_is_closed_before_the_agent_knows_a_set(home):
     home.lab.cpe.reset(wait=False)
     home.lab.wait_boot()
     assert home.is_closed()
-    before = home.outside()
     home.begin_lwaftr()
     home.lwaftr("fault", silence=True)
+    before = home.outside()
     home.lab.cpe.check(
         f"ip -6 tunnel add {DEVICE} mode ipip6 local 2001:db8:c0de::2 remote 2001:db8:ffff::1 "
         f"dev eth1; ip link set {DEVICE} up; ip route add 198.51.100.1 dev {DEVICE}"
