@@ -34,7 +34,9 @@ _SCOPE_HOST = 254
 _TYPE_LOCAL = 2
 _IFA_ADDRESS = 1
 _IFA_DEPRECATED = 0x20
+_IFA_NOT_YET = 0x08 | 0x40  # duplicate address detection failed, or runs
 _RTA_DST = 1
+_RTA_SRC = 2
 _RTA_OIF = 4
 _RTA_PREFSRC = 7
 _IFLA_IFNAME = 3
@@ -118,22 +120,65 @@ def path_to(address, interface=0):
     and getsockname(), which MicroPython lacks; and the device comes with it, whose MTU the softwire
     needs.
     """
+    try:
+        index, source = _route(address, interface)
+    except NetlinkError:
+        if wire.is_v4(address):
+            raise
+        index, source = _route_of_a_source(address, interface)
+    message = struct.pack(net.NATIVE + "BxHiII", 0, 0, index, 0, 0)
+    link = attributes(ask(_ROUTE, _RTM_GETLINK, 0, message)[0], 16)
+    name = bytes(link[_IFLA_IFNAME]).rstrip(b"\0").decode()
+    mtu = struct.unpack(net.NATIVE + "I", link[_IFLA_MTU])[0]
+    return Path(name, index, mtu, source)
+
+
+def _route(address, interface, source=b""):
+    """(interface index, 16 octets to send from) by the kernel's routes. source: 16 octets of an
+    IPv6 address to send from, if it may not choose. Raises NetlinkError."""
     v4 = wire.is_v4(address)
     family, destination = (_AF_INET, address[12:]) if v4 else (_AF_INET6, address)
-    message = struct.pack(net.NATIVE + "BBBBBBBBI", family, len(destination) * 8, *([0] * 7))
+    lengths = len(destination) * 8, len(source) * 8
+    message = struct.pack(net.NATIVE + "BBBBBBBBI", family, *lengths, *([0] * 6))
     message += attribute(_RTA_DST, destination)
+    if source:
+        message += attribute(_RTA_SRC, source)
     if interface:
         message += attribute(_RTA_OIF, struct.pack(net.NATIVE + "i", interface))
     route = attributes(ask(_ROUTE, _RTM_GETROUTE, 0, message)[0], 12)
     if _RTA_OIF not in route or _RTA_PREFSRC not in route:
         raise NetlinkError(101)  # ENETUNREACH
+    chosen = source or bytes(route[_RTA_PREFSRC])
     index = struct.unpack(net.NATIVE + "i", route[_RTA_OIF])[0]
-    source = bytes(route[_RTA_PREFSRC])
-    message = struct.pack(net.NATIVE + "BxHiII", 0, 0, index, 0, 0)
-    link = attributes(ask(_ROUTE, _RTM_GETLINK, 0, message)[0], 16)
-    name = bytes(link[_IFLA_IFNAME]).rstrip(b"\0").decode()
-    mtu = struct.unpack(net.NATIVE + "I", link[_IFLA_MTU])[0]
-    return Path(name, index, mtu, wire.V4_PREFIX + source if v4 else source)
+    return index, wire.V4_PREFIX + chosen if v4 else chosen
+
+
+def _route_of_a_source(address, interface):
+    """As _route(), where routes are for some sources only, as OpenWrt's default routes for IPv6
+    are: unlike connect(), the kernel then does not choose when asked. An address of the interface
+    that the route leaves by is better (RFC 6724 5, rule 5), a deprecated or a unique local one
+    worse (rules 3 and 6). Raises NetlinkError."""
+    found = []
+    for index, flags, source in _global_addresses():
+        try:
+            way = _route(address, interface, source)
+        except NetlinkError:
+            continue
+        local = (source[0] ^ address[0]) & 0xFE and source[0] & 0xFE == 0xFC
+        found.append((bool(local), flags & _IFA_DEPRECATED, way[0] != index, way))
+    if not found:
+        raise NetlinkError(101)
+    return min(found)[3]
+
+
+def _global_addresses():
+    """(interface index, flags, 16 octets) of this host's IPv6 addresses that may be used."""
+    message = struct.pack(net.NATIVE + "BBBBi", _AF_INET6, 0, 0, 0, 0)
+    for answer in ask(_ROUTE, _RTM_GETADDR, _DUMP, message):
+        flags, scope, index = struct.unpack_from(net.NATIVE + "BBi", answer, 2)
+        source = bytes(attributes(answer, 8).get(_IFA_ADDRESS, b""))
+        if len(source) == 16 and scope == 0 and not flags & _IFA_NOT_YET:
+            yield index, flags, source
 
 
 def address_state(address):
