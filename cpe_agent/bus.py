@@ -41,7 +41,7 @@ class Door:
         """command(request): as control.Server's answer. interface(): name of the one that netifd
         asks for, or None."""
         self._connection = pyubus.Connection(
-            poller, clock.now, trouble=log.warning, on_up=self._look_for_waiting
+            poller, clock.now, trouble=log.warning, on_up=self._look_for_ours
         )
         self._command = command
         self._interface = interface
@@ -63,14 +63,15 @@ class Door:
         """See pyubus.Connection."""
         self._connection.handle_timer(now)
 
-    def _look_for_waiting(self):
-        """Interfaces that were set up while nobody was here to hear of it."""
+    def _look_for_ours(self):
+        """Interfaces that were set up while nobody was here to hear of it, and those that are up
+        although what a forerunner noted of them is lost: nobody would end them with their lease."""
         self._connection.bus.call("network.interface", "dump", {}, self._on_dump)
 
     def _on_dump(self, _, data):
         for found in (data or {}).get("interface", []):
-            waiting = found.get("proto") == PROTOCOL and found.get("pending")
-            if waiting and found.get("interface") != self._interface():
+            ours = found.get("proto") == PROTOCOL and (found.get("pending") or found.get("up"))
+            if ours and found.get("interface") != self._interface():
                 again = {"interface": found.get("interface"), "action": SET_UP_AGAIN}
                 self._connection.bus.call("network.interface", "notify_proto", again, _ignore)
 

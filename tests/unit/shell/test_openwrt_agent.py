@@ -355,3 +355,12 @@ def test_a_mapping_can_be_asked_for_by_ubus(up):
     assert "internal ports" in answer["error"], "they are the softwire's"
     assert router.ubus("cpe-agent", "remove", {"name": "tcp8080"})["error"]
     assert peer.quiet(0.2)
+
+
+def test_an_agent_that_lost_its_notes_takes_the_interface_over_again(up):
+    router, _ = up
+    router.agent.end()
+    (router.agent.run_dir / "interface").unlink()  # RAM was full, say
+    router.agent.start()
+    rig.wait_for(lambda: (router.ubus("cpe-agent", "status") or {}).get("address"), "the softwire")
+    router.wait_up()
