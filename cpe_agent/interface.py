@@ -38,9 +38,8 @@ def read(name, texts):
         softwire = config.read_softwire(where, name, plain)
     except config.ConfigError as error:
         raise config.ConfigError(_in_their_words(str(error))) from None
-    release = _text(where, "release", texts.get("release", "0")) in ("1", "true", "on", "yes")
-    zone, tunlink = [_text(where, option, texts.get(option, "")) for option in _APART[1:]]
-    return Interface(name, softwire, release, zone, tunlink)
+    release, zone, tunlink = [_word(where, option, texts.get(option, "")) for option in _APART]
+    return Interface(name, softwire, release in ("1", "true", "on", "yes"), zone, tunlink)
 
 
 def _in_their_words(text):
@@ -69,6 +68,14 @@ def _text(where, option, value):
         return [_text(where, option, one) for one in value]
     if not isinstance(value, str):
         raise config.ConfigError("%s: option %s is no text" % (where, option))
+    return value
+
+
+def _word(where, option, value):
+    """As _text, for what cannot be a list: netifd is handed it as it is."""
+    value = _text(where, option, value)
+    if isinstance(value, list):
+        raise config.ConfigError("%s: '%s' is a list; write 'option %s'" % (where, option, option))
     return value
 
 

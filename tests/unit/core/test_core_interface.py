@@ -64,6 +64,12 @@ def test_what_is_no_text_is_refused():
         assert "is no text" in refusal("wan4", {"peeraddr": "2001:db8::1", "zone": value})
 
 
+def test_a_list_where_netifd_wants_a_word_is_refused():
+    for option in ("zone", "tunlink", "release"):
+        texts = {"peeraddr": "2001:db8::1", option: ["wan", "lan"]}
+        assert "write 'option %s'" % option in refusal("wan4", texts)
+
+
 def test_a_name_that_could_do_harm_in_a_script_is_refused():
     for name in ("", "a b", "wan;reboot", "x" * 33, "w\u00e4n", "../x", 5, None):
         assert "allowed" in refusal(name, AFTR)
