@@ -82,7 +82,7 @@ class Firewall:
     def _guard(self, plan):
         """The guard that outlives a restart of the firewall; True if it was another."""
         text, mark = nat.last_guard(interface.DEVICE + "*", plan)
-        if nat.is_marked(self._run("nft list chain " + nat.LAST_GUARD)[1], mark):
+        if nat.is_marked(self._listing(nat.LAST_GUARD), mark):
             return False
         self._write_trial(text)
         code, output = self._run("nft -f " + self._trial)
@@ -92,12 +92,20 @@ class Firewall:
 
     def in_force(self, plan):
         """True if the firewall that is loaded holds to a plan.Plan, or for None lets nothing
-        through."""
+        through. Raises BackendError where it cannot be seen."""
         mark = fragments(plan).mark
         return all(
-            nat.is_marked(self._run("nft list chain %s %s" % (nat.FW4_TABLE, chain))[1], mark)
+            nat.is_marked(self._listing("%s %s" % (nat.FW4_TABLE, chain)), mark)
             for chain in (nat.FW4_MARKED if plan else nat.FW4_MARKED[1:])
         )
+
+    def _listing(self, chain):
+        """What nft lists of a chain, empty if it is not there. Raises BackendError."""
+        code, listing = self._run("nft list chain " + chain)
+        if code == 0 and not listing.rstrip().endswith("}"):
+            # To load them again would not help, and end like this again and again.
+            raise BackendError("cannot see the rules in force: no room for them in " + self._dir)
+        return listing if code == 0 else ""
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""

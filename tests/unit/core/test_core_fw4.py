@@ -149,6 +149,7 @@ class Router:
         self.includes = True
         self.broken = ""  # what nft says to whatever fw4 renders
         self.died = ""  # what a reload says that ends with an error
+        self.full = False  # the RAM that files are in
         self.refuses = ""  # what 'nft -c' says to our files
         self.loaded = {}  # chain -> text
         self.guard = ""  # of a table of our own, which fw4 does not touch
@@ -192,12 +193,15 @@ class Router:
             with open(command.split()[-1]) as file:
                 self.guard = file.read()
             return 0, ""
+        if self.full and command.startswith("nft list"):
+            return 0, ""  # what could not be written is lost
         if command == "nft list chain " + nat.LAST_GUARD:
-            return (0, self.guard) if self.guard else (1, "Error: No such file")
+            return (0, self.guard + "}\n") if self.guard else (1, "Error: No such file")
         if command == "fw4 reload":
             return self.reload()
         chain = command.split()[-1]
-        return (0, self.loaded[chain]) if chain in self.loaded else (1, "Error: No such file")
+        listed = self.loaded.get(chain)
+        return (1, "Error: No such file") if listed is None else (0, listed + "}\n")
 
     def reload(self):
         if not self.running:
@@ -232,6 +236,16 @@ def test_a_set_is_written_checked_loaded_and_found_in_force():
         assert router.firewall.in_force(plan())
         assert not router.firewall.in_force(plan(first=2048))
         assert not router.firewall.in_force(None)
+
+
+def test_full_ram_reloads_nothing():
+    with Router() as router:
+        router.firewall.set_rules(plan())
+        router.full = True
+        assert "no room" in refusal(router, plan())
+        assert router.reloads() == 1
+        router.full = False
+        assert router.firewall.set_rules(plan()) is False
 
 
 def test_the_same_set_again_reloads_nothing_also_after_a_restart():
