@@ -21,7 +21,10 @@ case "$2 $3" in
 "cpe-agent "*) [ -e /root/agent ] || exit 4 ;;
 esac
 case "$3" in
-up) [ ! -e /root/reply ] || cat /root/reply ;;
+up)
+    [ ! -e /root/fault ] || exit 9
+    [ ! -e /root/reply ] || cat /root/reply
+    ;;
 status) echo '{ "autostart": true }' ;;
 esac
 """
@@ -174,6 +177,12 @@ def test_another_refusal_is_shown_and_tried_again_later(netifd):
     netifd.write("/root/reply", '{ "code": "ONE_SOFTWIRE", "error": "wan5 is up" }')
     found = setup(netifd, peeraddr="2001:db8::9")
     assert codes(found) == [["ONE_SOFTWIRE", "wan5 is up"]]
+    assert "sleep" in [path for path, _, _ in found] and actions(found)[-1] == 7
+
+
+def test_an_agent_that_cannot_answer_is_not_asked_without_end(netifd):
+    netifd.write("/root/fault", "")
+    found = setup(netifd, peeraddr="2001:db8::9")
     assert "sleep" in [path for path, _, _ in found] and actions(found)[-1] == 7
 
 
