@@ -16,6 +16,8 @@ EAGAIN = 11
 ECONNREFUSED = 111
 MICROPYTHON = sys.implementation.name == "micropython"
 
+# A script of the user's that hangs would hold them: one who calls a dead agent would wait for it.
+_CLOSE_ON_EXEC = 0x80000  # SOCK_CLOEXEC
 _SIGPIPE = 13
 _SIG_IGN = 1
 _AF_UNIX = 1
@@ -87,7 +89,7 @@ def request_socket(source, server, port=wire.SERVER_PORT, scope=0, device=None):
     its port (RFC 6887 14.2). Raises OSError.
     """
     family, local = _sockaddr(source, 0, scope if is_link_local(source) else 0)
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = socket.socket(family, socket.SOCK_DGRAM | _CLOSE_ON_EXEC)
     try:
         if device:
             sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
@@ -108,7 +110,7 @@ def announce_socket(server, interface):
     """
     v4 = wire.is_v4(server)
     family, local = _sockaddr(wire.ANY_V4 if v4 else wire.ANY_V6, wire.CLIENT_PORT)
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = socket.socket(family, socket.SOCK_DGRAM | _CLOSE_ON_EXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if not v4:
@@ -129,7 +131,7 @@ def announce_socket(server, interface):
 
 def unreachable_socket():
     """Raw socket that hears ICMPv6 type 1 (destination unreachable) alone. Raises OSError."""
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, _IPPROTO_ICMPV6)
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | _CLOSE_ON_EXEC, _IPPROTO_ICMPV6)
     # A set bit blocks the type of that number (RFC 3542 3.2).
     blocked = struct.pack(NATIVE + "8I", 0xFFFFFFFF & ~(1 << 1), *([0xFFFFFFFF] * 7))
     sock.setsockopt(_IPPROTO_ICMPV6, _ICMP6_FILTER, blocked)
@@ -158,12 +160,12 @@ def unix_address(path):
 
 def unix_socket():
     """A stream socket of the unix family."""
-    return socket.socket(_AF_UNIX, socket.SOCK_STREAM)
+    return socket.socket(_AF_UNIX, socket.SOCK_STREAM | _CLOSE_ON_EXEC)
 
 
 def netlink_socket(protocol, groups=0):
     """Netlink socket to the kernel. groups: bits of the multicast groups to hear."""
-    sock = socket.socket(_AF_NETLINK, socket.SOCK_RAW, protocol)
+    sock = socket.socket(_AF_NETLINK, socket.SOCK_RAW | _CLOSE_ON_EXEC, protocol)
     if MICROPYTHON:
         sock.bind(struct.pack(NATIVE + "HHII", _AF_NETLINK, 0, 0, groups))
         sock.connect(struct.pack(NATIVE + "HHII", _AF_NETLINK, 0, 0, 0))

@@ -1,6 +1,7 @@
 """The agent between ubusd, netifd and fw4: stand-ins here, the genuine ones in tests/openwrt."""
 
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -364,3 +365,12 @@ def test_an_agent_that_lost_its_notes_takes_the_interface_over_again(up):
     router.agent.start()
     rig.wait_for(lambda: (router.ubus("cpe-agent", "status") or {}).get("address"), "the softwire")
     router.wait_up()
+
+
+def test_a_users_script_that_hangs_holds_no_socket_of_the_agents(up):
+    router, _ = up
+    process = pathlib.Path("/proc/%d" % router.agent.process.pid)
+    sockets = [one.name for one in (process / "fd").iterdir() if "socket" in str(one.readlink())]
+    flags = [(process / "fdinfo" / name).read_text().split("flags:")[1] for name in sockets]
+    assert len(flags) >= 5
+    assert [one for one in flags if not int(one.split()[0], 8) & os.O_CLOEXEC] == []
