@@ -116,7 +116,7 @@ proto_lw4o6_setup() {
 	lw4o6_need "$interface" NO_AGENT lw4o6_find_agent
 
 	request="$(lw4o6_request "$interface")"
-	reply="$(ubus -t 10 call cpe-agent up "$request")" || lw4o6_again "$interface"
+	reply="$(ubus -t 60 call cpe-agent up "$request")" || lw4o6_again "$interface"
 	json_load "${reply:-{\}}"
 	json_get_vars code error
 	[ -n "$code" ] || return 0
