@@ -83,7 +83,7 @@ def main(words):
     with TemporaryDirectory() as folder, OpenWrtLab(folder, router, files=[package]) as lab:
         lab.wait_ready()
         lab.set_up_network()
-        home = OpenWrtHome(lab, package.name)
+        home = OpenWrtHome(lab, [package.name])
         home.begin()
         sizes(home, package)
         for name, octets, milliseconds in measure(home, seconds):

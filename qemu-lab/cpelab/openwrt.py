@@ -24,7 +24,7 @@ BOOT_ARGS = (
     "init=/etc/preinit nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 apparmor=0 "
     "no_timer_check net.ifnames=0"
 )
-# Of a root file system opkg does not know what modules the lab's kernel brings.
+# Of a root file system, opkg or apk does not know what modules the lab's kernel brings.
 KERNEL_PACKAGES = ("kmod-ip6-tunnel", "kmod-nf-conntrack-netlink")
 SHARED = "/tmp/shared"  # where the lab's files are in the router
 ADDRESS = "2001:db8:c0de::2"
@@ -53,6 +53,15 @@ def chosen(environment=os.environ):
             raise LabError(f"OPENWRT_ROOT: {root} is no OpenWrt: it has no /sbin/procd")
         return Router("root", Path(root).resolve())
     return None
+
+
+def _tell_opkg(name):
+    """Command that has opkg think that a package is installed."""
+    fields = "Version: 1\nStatus: install ok installed\nArchitecture: all\n"
+    return (
+        f"echo 'Package: {name}\n{fields}' >> /usr/lib/opkg/status; "
+        f": > /usr/lib/opkg/info/{name}.list"
+    )
 
 
 class OpenWrtLab(Lab):
@@ -144,14 +153,15 @@ class OpenWrtLab(Lab):
         )
 
     def _register_modules(self):
-        known = self.cpe.check("opkg list-installed")
+        has_apk = self.has_apk()
+        known = self.cpe.check("apk info" if has_apk else "opkg list-installed | cut -d' ' -f1")
         for name in KERNEL_PACKAGES:
-            if f"{name} -" not in known:
-                fields = "Version: 1\nStatus: install ok installed\nArchitecture: all\n"
-                self.cpe.check(
-                    f"echo 'Package: {name}\n{fields}' >> /usr/lib/opkg/status; "
-                    f": > /usr/lib/opkg/info/{name}.list"
-                )
+            if name not in known.split():
+                self.cpe.check(f"apk add --virtual {name}" if has_apk else _tell_opkg(name))
+
+    def has_apk(self):
+        """True for OpenWrt 25.12 and later, False where opkg installs packages."""
+        return self.cpe.run("command -v apk").code == 0
 
     def wait_boot(self):
         """Wait for the end of a boot that has begun."""

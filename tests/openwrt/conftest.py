@@ -38,26 +38,26 @@ def openwrt():
 
 
 @pytest.fixture(scope="session")
-def package(openwrt, tmp_path_factory):
-    """Path of the package: CPE_AGENT_PACKAGE, or one made of the working tree."""
+def packages(openwrt, tmp_path_factory):
+    """Paths of the package for opkg and for apk: CPE_AGENT_PACKAGE, or made of the working tree."""
     given = os.environ.get("CPE_AGENT_PACKAGE")
     if given:
-        return Path(given)
+        return [Path(given)]
     folder = tmp_path_factory.mktemp("package")
-    build = [sys.executable, ROOT / "openwrt-package" / "build.py", "ipk", folder]
-    subprocess.run(build, check=True, cwd=ROOT)
-    [path] = folder.glob("*.ipk")
-    return path
+    for kind in ("ipk", "apk"):
+        build = [sys.executable, ROOT / "openwrt-package" / "build.py", kind, folder]
+        subprocess.run(build, check=True, cwd=ROOT)
+    return [*folder.glob("*.ipk"), *folder.glob("*.apk")]
 
 
 @pytest.fixture(scope="session")
-def home(openwrt, package, tmp_path_factory):
+def home(openwrt, packages, tmp_path_factory):
     """A home with an OpenWrt router; each test says by home.begin() what it starts from."""
-    lab = OpenWrtLab(tmp_path_factory.mktemp("openwrt"), openwrt, files=[package])
+    lab = OpenWrtLab(tmp_path_factory.mktemp("openwrt"), openwrt, files=packages)
     lab.start()
     RUNNING.append(lab)
     lab.wait_ready()
     lab.set_up_network()
-    yield OpenWrtHome(lab, package.name)
+    yield OpenWrtHome(lab, [path.name for path in packages])
     RUNNING.remove(lab)
     lab.stop()

@@ -31,10 +31,10 @@ fw4 -q reload
 class OpenWrtHome(Home):
     """A Home as of tests/e2e, with an OpenWrt router of the lab's class OpenWrtLab."""
 
-    def __init__(self, lab, package):
-        """package: name of the file in the router's SHARED."""
+    def __init__(self, lab, packages):
+        """packages: names of files in the router's SHARED, .ipk and .apk."""
         super().__init__(lab)
-        self._package = package
+        self._packages = packages
         self._fresh = True
         self.exported = None  # what `uci export` said before the package came
 
@@ -46,20 +46,29 @@ class OpenWrtHome(Home):
         self.exported = cpe.check("uci export")
         if self.lab.router.kind == "image":
             self._open_feed()
-        cpe.check(f"opkg install {SHARED}/{self._package}", timeout=600)
+        apk = self.lab.has_apk()
+        [name] = [name for name in self._packages if name.endswith(".apk") == apk]
+        install = "apk add --allow-untrusted" if apk else "opkg install"
+        cpe.check(f"{install} {SHARED}/{name}", timeout=600)
         cpe.check("/etc/init.d/network restart", timeout=60)
         cpe.wait_until("ping6 -c 1 -W 1 2001:db8:c0de::1", timeout=90)
         cpe.put(COUNT_HOTPLUG, f'echo "$ACTION $INTERFACE $DEVICE" >> {COUNTED}\n')
         cpe.check("mkdir -p /root/lab-config; cp /etc/config/* /root/lab-config/")
 
+    def remove(self):
+        """Remove the package, as a user does it."""
+        remove = "apk del" if self.lab.has_apk() else "opkg remove"
+        self.lab.cpe.check(f"{remove} cpe-agent", timeout=180)
+
     def _open_feed(self):
-        """A network of QEMU's own, from which opkg can get what the package depends on."""
+        """A network of QEMU's own, by which to get what the package depends on."""
         self.lab.uci(
             "network.feed=interface", "network.feed.device=eth2", "network.feed.proto=dhcp"
         )
         self.lab.cpe.check("ifup feed", timeout=60)
         self.lab.cpe.wait_until("ifstatus feed | grep -q '\"up\": true'", timeout=60)
-        self.lab.cpe.check("uci revert network; opkg update", timeout=300)
+        update = "apk update" if self.lab.has_apk() else "opkg update"
+        self.lab.cpe.check(f"uci revert network; {update}", timeout=300)
 
     def is_installed(self):
         return self.lab.cpe.run("[ -x /etc/init.d/cpe-agent ]").code == 0
@@ -130,12 +139,14 @@ class OpenWrtHome(Home):
                 return found
             if time.monotonic() > end:
                 raise self.lab.cpe.failure(f"not within {timeout} s: {found}\n{self.log()}")
+            time.sleep(0.5)
 
     def wait_up(self, timeout=PATIENCE):
         """Status when a set is held, netifd has the interface up, and fw4 has it in a zone."""
         self.wait_ifstatus(lambda found: found["up"], timeout)
         # The hotplug script that has fw4 look at a new interface takes its time.
-        self.lab.cpe.wait_until(f"nft list chain inet fw4 input | grep -q {DEVICE}", timeout)
+        in_zone = f"nft list chain inet fw4 input | grep -q {DEVICE}"
+        self.lab.cpe.wait_until(in_zone, timeout, pause=1)
         return super().wait_up(timeout)
 
     def wait_code(self, code, timeout=PATIENCE):

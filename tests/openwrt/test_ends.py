@@ -46,7 +46,7 @@ def test_removal_leaves_the_system_as_it_was_before(home):
     """The interface's section is the user's, and stays."""
     home.begin()
     cpe = home.lab.cpe
-    cpe.check("opkg remove cpe-agent", timeout=180)
+    home.remove()
     assert home.bindings() == []
     cpe.wait_until(f"! ip link show {DEVICE}", PATIENCE)
     assert not home.routes_by_softwire()
