@@ -156,7 +156,9 @@ class Agent:
         """Start it with the config file that is there; returns when it answers."""
         words = [*self._words, "run"]
         with open(self._log, "a") as log:
-            self._process = self._namespace.popen(words, stderr=log, env=self._environment)
+            self._process = self._namespace.popen(
+                words, stdout=log, stderr=log, env=self._environment
+            )
         until(lambda: self.cli("status").returncode != 3, "the agent to answer")
 
     def kill(self):

@@ -145,4 +145,5 @@ def _let_go(holder):
 def _close_streams(process):
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # it was killed with words in the pipe
+                stream.close()

@@ -102,7 +102,8 @@ def test_contract_with_a_user_who_may_do_nothing(runtime, server):
         micropython.copy_sources(["cpe_agent/pyubus", "cpe_agent/__init__.py"], folder)
         micropython.copy_sources(["tests/unit/pyubus/contract.py"], folder)
         shutil.copyfile(RUN, folder / "run_contract.py")
-        folder.chmod(0o755)
+        for path in [folder, *folder.rglob("*")]:  # whatever the umask was
+            path.chmod(0o755)
         for parent in pathlib.Path(server.path).parents[:3]:
             parent.chmod(0o755)
         with Ubus(server.path) as owner:
