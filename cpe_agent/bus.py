@@ -49,7 +49,7 @@ class Door:
             pyubus.Method(name, self._answer(what), arguments) for name, what, arguments in _METHODS
         ]
         self._object = self._connection.bus.add_object(NAME, methods)
-        self._told = None  # the Place told last
+        self._told = None  # what tell() told last
 
     def open(self):
         """Go to ubusd, now and whenever it comes back."""

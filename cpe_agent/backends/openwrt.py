@@ -1,7 +1,7 @@
 """Makes a plan so on OpenWrt: netifd builds the softwire, fw4 holds the NAT.
 
 What lives here: what is told to netifd, and in which order. Both are told of changes only; a plan
-that is in place costs one question to netifd, and one to nft.
+that is in place costs one question to netifd, and three to nft, each a short child process.
 
 The shared address lives on the softwire, but is not claimed by the kernel: docs/shared-address.md.
 netifd cannot say that, so its entry is taken out of the local table after netifd has put it there.
@@ -134,7 +134,6 @@ class OpenWrt:
         tunnel = {
             "mode": "ipip6",
             "mtu": plan.mtu,
-            "tos": "inherit",
             "local": plan.local,
             "remote": plan.remote,
             # Without one: it costs 8 octets, and lwAFTRs were seen to drop it.

@@ -19,7 +19,7 @@ OPTIONS = {"proto": "lw4o6", "peeraddr": LWAFTR, "zone": "wan"}
 _TO_BEGIN = f"""
 ifdown {INTERFACE}
 /etc/init.d/cpe-agent stop
-cp /root/lab-config/* /etc/config/
+cp /mnt/lab-config/* /etc/config/
 rm -rf /etc/cpe-agent/* /var/run/cpe-agent /tmp/.uci/*
 ubus call network reload
 conntrack -F
@@ -53,7 +53,7 @@ class OpenWrtHome(Home):
         cpe.check("/etc/init.d/network restart", timeout=60)
         cpe.wait_until("ping6 -c 1 -W 1 2001:db8:c0de::1", timeout=90)
         cpe.put(COUNT_HOTPLUG, f'echo "$ACTION $INTERFACE $DEVICE" >> {COUNTED}\n')
-        cpe.check("mkdir -p /root/lab-config; cp /etc/config/* /root/lab-config/")
+        cpe.check("mkdir -p /mnt/lab-config; cp /etc/config/* /mnt/lab-config/")
 
     def remove(self):
         """Remove the package, as a user does it."""

@@ -17,7 +17,7 @@ def test_the_same_ports_after_a_reboot_and_nothing_left_outside_meanwhile(home):
     assert home.outside() == before
 
 
-def test_the_same_ports_and_nonce_after_a_power_cut(home):
+def test_the_same_ports_after_a_power_cut(home):
     status = home.begin(fresh=False)
     home.lab.cpe.check("sync")
     before = home.outside()

@@ -54,7 +54,7 @@ def test_removal_leaves_the_system_as_it_was_before(home):
     assert home.agent() is None
     assert "cpe-agent" not in cpe.check("ubus list")
     # opkg leaves empty folders.
-    files = "find / -xdev -path /root -prune -o -type f -name '*cpe[-_]agent*' -print"
+    files = "find / -xdev -path /mnt -prune -o -type f -name '*cpe[-_]agent*' -print"
     assert cpe.check(files) == ""
     assert cpe.run("ls /var/run/cpe-agent /etc/cpe-agent /lib/netifd/proto/lw4o6.sh").stdout == ""
     assert LWAFTR in cpe.check(f"uci get network.{INTERFACE}.peeraddr")

@@ -69,7 +69,7 @@ class Router:
 
     def run(self, script, **variables):
         """(exit code, output) of a shell script inside."""
-        environment = dict(variables, PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root")
+        environment = dict(variables, PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/")
         done = subprocess.run(
             ["chroot", str(self.root), "/bin/sh", "-c", script],
             env=environment,

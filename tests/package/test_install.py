@@ -3,7 +3,7 @@ functions, without daemons. Skipped where OPENWRT_ROOT does not name one."""
 
 import pytest
 
-INSTALL = "opkg install /root/cpe-agent.ipk"
+INSTALL = "opkg install /mnt/cpe-agent.ipk"
 DEFAULTS = "cd /etc/uci-defaults && ( . ./90-cpe-agent ) && uci commit"
 SECTIONS = {
     "cpe_agent_srcnat": {
@@ -23,7 +23,7 @@ SECTIONS = {
 @pytest.fixture
 def shop(router, package):
     """A router that has the package's file."""
-    (router.root / "root/cpe-agent.ipk").write_bytes(package.read_bytes())
+    (router.root / "mnt/cpe-agent.ipk").write_bytes(package.read_bytes())
     router.write("/bin/ubus", "#!/bin/sh\nexit 4\n")  # as where there is no ubusd
     router.say_installed("kmod-nf-conntrack-netlink", "kmod-ip6-tunnel", "resolveip", "micropython")
     router.get("uci commit")  # comments are no part of what is compared
@@ -119,7 +119,7 @@ def test_after_removal_all_is_as_before(shop):
     assert {name for name in after if before.get(name) != after[name]} <= {"usr/lib/opkg/status"}
     assert set(before) <= set(after)
     left = {str(path.relative_to(shop.root)) for path in shop.root.rglob("*cpe*agent*")}
-    assert left == {"root/cpe-agent.ipk", "tmp/lock/procd_cpe-agent.lock"}
+    assert left == {"mnt/cpe-agent.ipk", "tmp/lock/procd_cpe-agent.lock"}
 
 
 def test_removal_leaves_the_users_interface_and_pending_changes(shop):
@@ -147,14 +147,14 @@ def test_a_state_that_cannot_be_given_back_is_kept(shop):
 def test_an_upgrade_takes_nothing_down_and_keeps_all(shop):
     install(shop)
     shop.get("uci set firewall.cpe_agent_table.enabled=0; uci commit firewall")
-    shop.write("/usr/sbin/cpe-agent", '#!/bin/sh\necho "$@" >> /root/called\n')
-    shop.write("/bin/ubus", '#!/bin/sh\necho "$@" >> /root/called\nexit 4\n')
+    shop.write("/usr/sbin/cpe-agent", '#!/bin/sh\necho "$@" >> /mnt/called\n')
+    shop.write("/bin/ubus", '#!/bin/sh\necho "$@" >> /mnt/called\nexit 4\n')
     (shop.root / "etc/cpe-agent").mkdir(exist_ok=True)
     (shop.root / "etc/cpe-agent/state").write_text("nonce")
     shop.get("sed -i 's/^Version: .*0.1.0-r1/Version: 0.0.1-r1/' /usr/lib/opkg/status")
     output = shop.get(INSTALL)
     assert "Upgrading cpe-agent" in output
-    called = (shop.root / "root/called").read_text()
+    called = (shop.root / "mnt/called").read_text()
     assert "release" not in called and "down" not in called
     assert shop.get("uci get firewall.cpe_agent_table.enabled") == "0\n"
     assert (shop.root / "etc/cpe-agent/state").read_text() == "nonce"

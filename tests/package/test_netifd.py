@@ -9,27 +9,27 @@ import shlex
 import pytest
 
 HANDLER = "cd /lib/netifd/proto && exec ./lw4o6.sh lw4o6 %s wan4 %s"
-# Notes what it is called with. 'up' is answered by the file /root/reply; setup_failed ends the
+# Notes what it is called with. 'up' is answered by the file /mnt/reply; setup_failed ends the
 # handler, as netifd does it.
 UBUS = """#!/bin/sh
 case "$*" in
-*wait_for*) [ -e /root/agent ] ; exit ;;
+*wait_for*) [ -e /mnt/agent ] ; exit ;;
 esac
 while [ "$1" != call ]; do shift; done
-echo "$2 $3 $4" >>/root/called
+echo "$2 $3 $4" >>/mnt/called
 case "$2 $3" in
-"cpe-agent "*) [ -e /root/agent ] || exit 4 ;;
+"cpe-agent "*) [ -e /mnt/agent ] || exit 4 ;;
 esac
 case "$3" in
 up)
-    [ ! -e /root/fault ] || exit 9
-    [ ! -e /root/reply ] || cat /root/reply
+    [ ! -e /mnt/fault ] || exit 9
+    [ ! -e /mnt/reply ] || cat /mnt/reply
     ;;
 status) echo '{ "autostart": true }' ;;
 esac
 """
 RESOLVEIP = """#!/bin/sh
-[ "$1 $2" = "-6 aftr.example.net" ] && [ -e /root/dns ] && echo 2001:db8::1 && echo 2001:db8::2
+[ "$1 $2" = "-6 aftr.example.net" ] && [ -e /mnt/dns ] && echo 2001:db8::1 && echo 2001:db8::2
 """
 
 
@@ -41,27 +41,27 @@ def netifd(router, files):
             router.write(name, octets.decode())
     router.write("/bin/ubus", UBUS)
     router.write("/usr/sbin/resolveip", RESOLVEIP)
-    router.write("/usr/sbin/cpe-agent", '#!/bin/sh\necho "learn: $*" >>/root/called\n')
-    router.write("/bin/sleep", "#!/bin/sh\necho sleep >>/root/called\nsh /root/meanwhile\n")
+    router.write("/usr/sbin/cpe-agent", '#!/bin/sh\necho "learn: $*" >>/mnt/called\n')
+    router.write("/bin/sleep", "#!/bin/sh\necho sleep >>/mnt/called\nsh /mnt/meanwhile\n")
     # busybox would take its own.
     shell = (router.root / "lib/netifd/proto/lw4o6.sh").read_text()
     router.write("/lib/netifd/proto/lw4o6.sh", shell.replace("sleep ", "/bin/sleep "))
-    router.write("/root/meanwhile", "")
-    router.write("/root/agent", "")
-    router.write("/root/dns", "")
+    router.write("/mnt/meanwhile", "")
+    router.write("/mnt/agent", "")
+    router.write("/mnt/dns", "")
     return router
 
 
 def setup(router, action="setup", **options):
     """Calls by the handler: [(object, method, arguments)]."""
-    (router.root / "root/called").unlink(missing_ok=True)
+    (router.root / "mnt/called").unlink(missing_ok=True)
     config = json.dumps(dict(options, proto="lw4o6"))
     router.get(HANDLER % (action, shlex.quote(config)))
     return calls(router)
 
 
 def calls(router):
-    path = router.root / "root/called"
+    path = router.root / "mnt/called"
     lines = path.read_text().splitlines() if path.exists() else []
     found = []
     for line in lines:
@@ -131,9 +131,9 @@ def test_all_options_are_handed_over_as_text(netifd):
 
 
 def test_odd_values_reach_the_agent_as_they_are(netifd):
-    odd = "a 'b' \"c\" $(touch /root/pwned) ; \\ *"
+    odd = "a 'b' \"c\" $(touch /mnt/pwned) ; \\ *"
     assert asked(setup(netifd, peeraddr="2001:db8::9", ports=odd))["options"]["ports"] == odd
-    assert not (netifd.root / "root/pwned").exists()
+    assert not (netifd.root / "mnt/pwned").exists()
 
 
 def test_it_depends_on_its_uplink(netifd):
@@ -153,11 +153,11 @@ def test_a_name_is_resolved_and_the_first_address_taken(netifd):
 )
 def test_what_is_missing_is_shown_and_waited_for(netifd, missing, code):
     known = {} if missing == "aftr" else {"peeraddr": "aftr.example.net"}
-    (netifd.root / "root" / missing).unlink(missing_ok=True)
+    (netifd.root / "mnt" / missing).unlink(missing_ok=True)
     come = "mkdir -p /var/run/cpe-agent; echo aftr.example.net >/var/run/cpe-agent/aftr-wan6"
-    come += "; : >/root/dns; : >/root/agent"
+    come += "; : >/mnt/dns; : >/mnt/agent"
     # It comes at the third look.
-    netifd.write("/root/meanwhile", "[ $(grep -c sleep /root/called) -lt 2 ] || { %s; }" % come)
+    netifd.write("/mnt/meanwhile", "[ $(grep -c sleep /mnt/called) -lt 2 ] || { %s; }" % come)
     found = setup(netifd, **known)
     assert codes(found) == [[code]], "told once"
     assert [path for path, _, _ in found].count("sleep") == 2
@@ -167,21 +167,21 @@ def test_what_is_missing_is_shown_and_waited_for(netifd, missing, code):
 
 
 def test_a_wrong_option_is_shown_and_not_tried_again(netifd):
-    netifd.write("/root/reply", '{ "code": "INVALID_OPTION", "error": "option mtu: \'abc\'" }')
+    netifd.write("/mnt/reply", '{ "code": "INVALID_OPTION", "error": "option mtu: \'abc\'" }')
     found = setup(netifd, peeraddr="2001:db8::9", mtu="abc")
     assert codes(found) == [["INVALID_OPTION", "option mtu: 'abc'"]]
     assert actions(found) == [6, 3]
 
 
 def test_another_refusal_is_shown_and_tried_again_later(netifd):
-    netifd.write("/root/reply", '{ "code": "ONE_SOFTWIRE", "error": "wan5 is up" }')
+    netifd.write("/mnt/reply", '{ "code": "ONE_SOFTWIRE", "error": "wan5 is up" }')
     found = setup(netifd, peeraddr="2001:db8::9")
     assert codes(found) == [["ONE_SOFTWIRE", "wan5 is up"]]
     assert "sleep" in [path for path, _, _ in found] and actions(found)[-1] == 7
 
 
 def test_an_agent_that_cannot_answer_is_not_asked_without_end(netifd):
-    netifd.write("/root/fault", "")
+    netifd.write("/mnt/fault", "")
     found = setup(netifd, peeraddr="2001:db8::9")
     assert "sleep" in [path for path, _, _ in found] and actions(found)[-1] == 7
 
@@ -192,7 +192,7 @@ def test_teardown_and_renew_are_handed_over(netifd):
 
 
 def test_an_agent_that_is_away_does_not_come_back_with_the_interface(netifd):
-    (netifd.root / "root/agent").unlink()
+    (netifd.root / "mnt/agent").unlink()
     netifd.write("/var/run/cpe-agent/interface", "[]")
     setup(netifd, "teardown")
     assert "interface" not in netifd.get("ls /var/run/cpe-agent")
@@ -221,9 +221,9 @@ OPTION_86 = "20010db8000000000000000000000005"
 
 def event(router, name, **variables):
     """What an event of odhcp6c makes the script call."""
-    (router.root / "root/called").unlink(missing_ok=True)
+    (router.root / "mnt/called").unlink(missing_ok=True)
     router.get(SOURCE % name, INTERFACE="wan6", **variables)
-    path = router.root / "root/called"
+    path = router.root / "mnt/called"
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -263,9 +263,9 @@ def test_a_new_aftr_sets_up_anew_who_learned_it(netifd):
     ]
 
 
-@pytest.mark.parametrize("name", ("$(touch /root/pwned)", "-x", "a b", "a;b", "a" * 256, "../x"))
+@pytest.mark.parametrize("name", ("$(touch /mnt/pwned)", "-x", "a b", "a;b", "a" * 256, "../x"))
 def test_an_aftr_that_is_no_host_is_nothing(netifd, name):
     event(netifd, "bound", AFTR=name)
-    assert not (netifd.root / "root/pwned").exists()
+    assert not (netifd.root / "mnt/pwned").exists()
     written = netifd.root / "tmp/run/cpe-agent/aftr-wan6"
     assert not written.exists() or written.read_text() == "\n"
