@@ -1,14 +1,11 @@
 """The agent's door to ubus: the object 'cpe-agent', its events, and hotplug scripts."""
 
-import os
-
-from cpe_agent import log, pyubus
+from cpe_agent import hotplug, log, pyubus
 
 NAME = "cpe-agent"
 PROTOCOL = "lw4o6"  # of netifd's interfaces that are ours
 SET_UP_AGAIN = 7  # an action of notify_proto: netifd calls its handler again
 
-_HOTPLUG = "/sbin/hotplug-call"
 _MAP = (
     ("protocol", pyubus.STRING),
     ("internal_port", pyubus.STRING),
@@ -37,14 +34,15 @@ _METHODS = (
 class Door:
     """Answers calls by the agent's commands, and tells of changes."""
 
-    def __init__(self, poller, clock, command, interface):
+    def __init__(self, poller, clock, command, interface, run_dir):
         """command(request): as control.Server's answer. interface(): name of the one that netifd
-        asks for, or None."""
+        asks for, or None. run_dir: RAM."""
         self._connection = pyubus.Connection(
             poller, clock.now, trouble=log.warning, on_up=self._look_for_ours
         )
         self._command = command
         self._interface = interface
+        self._scripts = hotplug.Scripts(run_dir)
         methods = [
             pyubus.Method(name, self._answer(what), arguments) for name, what, arguments in _METHODS
         ]
@@ -75,6 +73,10 @@ class Door:
                 again = {"interface": found.get("interface"), "action": SET_UP_AGAIN}
                 self._connection.bus.call("network.interface", "notify_proto", again, _ignore)
 
+    def ask_status(self, name, on_done):
+        """What netifd knows of an interface: on_done(status, dict or None)."""
+        self._connection.bus.call("network.interface." + name, "status", {}, on_done)
+
     def _answer(self, command):
         def answer(request):
             words = dict(request.arguments)
@@ -91,24 +93,14 @@ class Door:
         kind = "up" if self._told is None else "changed" if place else "down"
         interface, device, address, first, last = place or self._told
         self._told = place
-        event = {"event": kind, "interface": interface, "device": device}
-        event.update({"address": address, "first_port": first, "last_port": last})
+        values = {"interface": interface, "device": device, "address": address}
+        values.update({"first_port": first, "last_port": last})
+        event = dict(values, event=kind)
         bus = self._connection.bus
         bus.send_event(NAME, event)
         bus.notify(self._object, kind, event)
-        _run_scripts(event)
+        self._scripts.run(kind, values)
 
 
 def _ignore(_status, _data):
     """For calls that are tried again by whoever needs it."""
-
-
-def _run_scripts(event):
-    """Users' scripts in /etc/hotplug.d/cpe-agent, which may take their time. The values are checked
-    names, addresses and numbers."""
-    try:
-        os.stat(_HOTPLUG)
-    except OSError:
-        return
-    words = ["%s=%s" % (name.upper(), event[name]) for name in sorted(event) if name != "event"]
-    os.system("ACTION=%s %s %s %s &" % (event["event"], " ".join(words), _HOTPLUG, NAME))

@@ -240,7 +240,7 @@ def _release(options, _):
     if "error" in answer:
         _complain(answer["error"])
         return FAILED
-    sys.stdout.write("the line is down; giving the set back ...\n")
+    sys.stdout.write("nothing is used any more; giving back what servers hold for us ...\n")
     for _ in range(_RELEASE_PATIENCE * 4):
         answer = _ask(options, "status")
         if answer is None:

@@ -2,6 +2,7 @@
 
 from cpe_agent import bus, config, interface, log, portset, store
 from cpe_agent.backends.openwrt import OpenWrt
+from cpe_agent.pyubus import NOT_FOUND, OK
 
 
 class Netifd:
@@ -11,8 +12,13 @@ class Netifd:
         """command(request): as control.Server's answer."""
         self.interface = None  # interface.Interface
         self._agent = agent
+        self._made = None  # the interface.Interface that the agent's line was made for
+        self._todo = []  # functions
         self._record = interface.Record(agent.paths.run_dir)
-        self._door = bus.Door(agent.sessions.poller, agent.clock, command, self._name)
+        door = bus.Door(
+            agent.sessions.poller, agent.clock, command, self._name, agent.paths.run_dir
+        )
+        self._door = door
 
     def _name(self):
         return self.interface.name if self.interface else None
@@ -28,6 +34,7 @@ class Netifd:
 
     def join(self, settings):
         """(Config with the softwire that netifd asks for, None), or (None, why not)."""
+        self._settle()
         if settings.agent.backend != "openwrt":
             return None, "another option backend takes effect after a restart of the agent"
         return self._join(settings, self.interface)
@@ -42,7 +49,8 @@ class Netifd:
 
     def backend(self):
         """What makes plans so."""
-        return OpenWrt(self.interface, self._agent.paths.run_dir)
+        self._made = self.interface
+        return OpenWrt(self._made, self._agent.paths.run_dir)
 
     # The loop
 
@@ -52,12 +60,18 @@ class Netifd:
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
-        return self._door.timer()
+        return 0 if self._todo else self._door.timer()
 
     def handle_timer(self, now):
         """Do what is due, and tell who listens what has changed."""
+        self._settle()
         self._door.handle_timer(now)
         self._door.tell(self._place_in_use())
+
+    def _settle(self):
+        """What netifd has been told will be done is done: in its order."""
+        while self._todo:
+            self._todo.pop(0)()
 
     def _place_in_use(self):
         """For bus.Door.tell()."""
@@ -68,7 +82,8 @@ class Netifd:
         ports = plan.port_set.first, portset.last(plan.port_set)
         return (self._name(), plan.device, plan.address) + ports
 
-    # Commands
+    # Commands. They are answered before they are carried out, since netifd does not wait longer
+    # than a firewall may take to load.
 
     def up(self, request):
         """netifd's protocol handler wants an interface up; what it asks for is kept, so that an
@@ -81,37 +96,65 @@ class Netifd:
         if self.interface is not None and self.interface.name != name:
             text = "interface '%s' is up; one softwire is possible" % self.interface.name
             return _no(text, "ONE_SOFTWIRE")
-        settings, error = self._join(self._agent.config, wanted)
+        error = self._join(self._agent.config, wanted)[1]
         if error:
             return _no(error, "INVALID_OPTION")
         try:
             self._record.keep(name, texts)
         except store.StoreError as error:
             log.warning(str(error))
-        return self._take_up(settings, wanted)
+        self.interface = wanted
 
-    def _take_up(self, settings, wanted):
+        def on_status(status, found):
+            self._todo.append(lambda: self._take_up(wanted, is_given_up(status, found)))
+
+        # A handler that netifd has ended may have called all the same, and come late.
+        self._door.ask_status(name, on_status)
+        return {}
+
+    def _take_up(self, wanted, given_up):
         agent = self._agent
-        before, self.interface = self.interface, wanted
-        if agent.line and before == wanted:
+        if self.interface is not wanted:
+            return  # there was another order meanwhile
+        if given_up:
+            log.info("netifd does not want the interface '%s' any more" % wanted.name)
+            self.down({"interface": wanted.name})
+        elif agent.line and self._made == wanted:
             agent.line.apply(agent.clock.now())  # netifd may have forgotten it
-            return {}
-        if agent.line:
-            agent.suspend_line()
-        error = agent.switch(settings)
-        return _no(error, "SETUP_FAILED") if error else {}
+        else:
+            if agent.line:
+                agent.suspend_line()
+            error = self._switch(wanted)
+            if error:
+                log.error(error)
+
+    def _switch(self, wanted):
+        """The agent's settings with or without a softwire. Returns why not, or None."""
+        settings, error = self._join(self._agent.config, wanted)
+        return error or self._agent.switch(settings)
 
     def down(self, request):
         """netifd takes an interface down; by option release, the set is given back."""
-        if self.interface is None or self.interface.name != request.get("interface"):
-            return {}
-        self._record.remove()
-        wanted, self.interface = self.interface, None
-        if not wanted.release:
+        if self.interface is not None and self.interface.name == request.get("interface"):
+            release, self.interface = self.interface.release, None
+            self._record.remove()
+            self._todo.append(lambda: self._take_down(release))
+        return {}
+
+    def _take_down(self, release):
+        error = self._switch(None) if release else None
+        if error:
+            log.warning("the port set is not given back, and ends with its lease: " + error)
+        if self._agent.line:
             self._agent.suspend_line()
-        settings, _ = self._join(self._agent.config, None)
-        error = self._agent.switch(settings)
-        return _no(error, "SETUP_FAILED") if error else {}
+            self._switch(None)
+
+
+def is_given_up(status, found):
+    """True if netifd does not want an interface up. status, found: answer to its 'status'."""
+    if status != OK:
+        return status == NOT_FOUND
+    return not (found.get("pending") or found.get("up"))
 
 
 def _no(text, code):

@@ -55,6 +55,10 @@ class Firewall:
         A change reloads the firewall, and nothing else does. Raises BackendError; what was in force
         before still is, but for None the next start of the firewall closes the softwire.
         """
+        try:
+            store.make_directory(self._dir)  # somebody may have cleared it away
+        except store.StoreError as error:
+            raise BackendError(str(error)) from None
         if plan is None:
             closed = self._guard(None)  # first: fw4 may fail, and the set may be a neighbour's soon
             return self._include(None) or closed

@@ -24,6 +24,7 @@ PROGRAMS = {
     "etc/init.d/cpe-agent",
     "etc/uci-defaults/90-cpe-agent",
     "lib/netifd/proto/lw4o6.sh",
+    "usr/lib/cpe-agent/hotplug",
     "usr/lib/cpe-agent/undo-cpe-agent",
     "usr/sbin/cpe-agent",
 }

@@ -342,6 +342,63 @@ def test_a_second_interface_is_refused(up):
     assert router.interface()["up"]
 
 
+def test_netifd_is_answered_while_the_firewall_still_loads(up):
+    router, _ = up
+    gate = router.folder / "gate"
+    os.mkfifo(gate)
+    with open(router.folder / "fw4") as file:
+        program = file.read()
+    (router.folder / "fw4").write_text(
+        program.replace("echo load", "read go < %s; echo load" % gate)
+    )
+    loads = router.loads()
+    router.ubus(WAN4, "down")
+    rig.wait_for(lambda: not router.has_device(), "netifd to go on")
+    assert router.loads() == loads
+    gate.write_text("go\n")
+    rig.wait_for(lambda: "snat" not in router.rules(), "the firewall")
+
+
+@pytest.mark.parametrize("name", ["wan4", "ghost"])
+def test_an_up_that_netifd_does_not_mean_any_more_sets_up_nothing(router, make_peer, name):
+    """netifd ends its handler, not what the handler has called; and it may not know the name."""
+    peer = make_peer(rig.grant())
+    router.agent.start()
+    rig.wait_for(lambda: router.ubus("cpe-agent", "status"), "the agent")
+    asked = {"interface": name, "options": {"peeraddr": rig.SERVER}}
+    assert router.ubus("cpe-agent", "up", asked) == {}
+    rig.wait_for(lambda: "does not want the interface '%s'" % name in router.agent.log(), "a word")
+    assert peer.quiet(0.5)
+    assert not (router.agent.run_dir / "interface").exists()
+    router.ubus(WAN4, "up")
+    router.wait_up()
+
+
+def test_a_set_that_cannot_be_given_back_does_not_stay_in_use(router, make_peer):
+    make_peer(rig.grant())
+    router.configure(release="1")
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    router.wait_up()
+    fw4 = router.folder / "fw4"
+    fw4.rename(router.folder / "away")
+    router.ubus(WAN4, "down")
+    rig.wait_for(lambda: "is not given back" in router.agent.log(), "a word")
+    rig.wait_for(lambda: not router.has_device(), "netifd")
+    assert not router.ubus("cpe-agent", "status").get("address")
+    (router.folder / "away").rename(fw4)
+    router.ubus(WAN4, "up")
+    router.wait_up()
+
+
+def test_a_run_directory_that_somebody_removed_is_made_again(up):
+    router, peer = up
+    shutil.rmtree(router.agent.run_dir)
+    peer.script = rig.grant(first=4096)
+    router.ubus("cpe-agent", "renew")
+    rig.wait_for(lambda: "snat ip to 192.0.2.3:4096" in router.rules(), "the new set")
+
+
 def test_changes_are_told_to_who_listens(router, make_peer):
     peer = make_peer(rig.grant())
     router.agent.start()

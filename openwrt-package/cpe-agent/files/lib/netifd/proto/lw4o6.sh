@@ -117,7 +117,7 @@ proto_lw4o6_setup() {
 
 	request="$(lw4o6_request "$interface")"
 	# Not at once: it may fail at once again.
-	reply="$(ubus -t 60 call cpe-agent up "$request")" || {
+	reply="$(ubus -t 10 call cpe-agent up "$request")" || {
 		sleep 5
 		lw4o6_again "$interface"
 	}
