@@ -21,7 +21,7 @@ from cpe_agent import (
 )
 from cpe_agent.backends.linux import Linux
 from cpe_agent.backends.none import Nothing
-from cpe_agent.keeper import Place
+from cpe_agent.holder import Place
 from cpe_agent.line import Line
 from cpe_agent.ports import Ports
 

@@ -44,43 +44,50 @@ def _range(port_set):
     return "%d" % first if first == last else "%d-%d" % (first, last)
 
 
-def source_nat(device, port_set, protocol, statement="snat to"):
+def _ranges(port_sets):
+    ranges = [_range(one) for one in port_sets]
+    return ranges[0] if len(ranges) == 1 else "{ %s }" % ", ".join(ranges)
+
+
+def source_nat(device, port_sets, protocol, statement="snat to"):
     """Rules for a source NAT chain. ICMP's echo identifiers are ports to the kernel.
 
-    statement: "snat ip to" in a table that serves IPv6, too.
+    port_sets: that new flows may use, all of one address. statement: "snat ip to" in a table that
+    serves IPv6, too.
     """
+    (port_set,) = port_sets
     ports = "%s:%s" % (port_set.address, _range(port_set))
     protocols = "{ tcp, udp, icmp }" if protocol == wire.PROTO_ALL else _protocols(protocol)
     return ['oifname "%s" meta l4proto %s %s %s' % (device, protocols, statement, ports)]
 
 
-def guard_out(device, port_set, protocol):
+def guard_out(device, port_sets, protocol):
     """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2)."""
     rules = ['oifname != "%s" return' % device]
-    rules += _ours_out(device, port_set, protocol)
+    rules += _ours_out(device, port_sets, protocol)
     return rules + ["counter name outside_out drop"]
 
 
-def guard_in(device, port_set, protocol):
+def guard_in(device, port_sets, protocol):
     """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2)."""
     rules = ['iifname != "%s" return' % device]
-    rules += _ours_in(device, port_set, protocol)
+    rules += _ours_in(device, port_sets, protocol)
     return rules + ["counter name outside_in drop"]
 
 
-def _ours_out(device, port_set, protocol):
-    ours = 'oifname "%s" ip saddr %s ' % (device, port_set.address)
-    return _accept(ours, "sport", port_set, protocol)
+def _ours_out(device, port_sets, protocol):
+    ours = 'oifname "%s" ip saddr %s ' % (device, port_sets[0].address)
+    return _accept(ours, "sport", port_sets, protocol)
 
 
-def _ours_in(device, port_set, protocol):
-    ours = 'iifname "%s" ip daddr %s ' % (device, port_set.address)
-    return _accept(ours, "dport", port_set, protocol)
+def _ours_in(device, port_sets, protocol):
+    ours = 'iifname "%s" ip daddr %s ' % (device, port_sets[0].address)
+    return _accept(ours, "dport", port_sets, protocol)
 
 
-def _accept(ours, side, port_set, protocol):
+def _accept(ours, side, port_sets, protocol):
     """ICMP errors have no port of their own; conntrack admits those of known flows only."""
-    ports = _range(port_set)
+    ports = _ranges(port_sets)
     rules = ["%smeta l4proto %s th %s %s return" % (ours, _protocols(protocol), side, ports)]
     if protocol == wire.PROTO_ALL:
         echo = "icmp type { echo-request, echo-reply } icmp id %s return" % ports
@@ -111,20 +118,21 @@ def _clamp(device, mss):
     ]
 
 
-def table(device, port_set, protocol, mss, mark):
+def table(device, port_sets, open_sets, protocol, mss, mark):
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
-    Rules are replaced, counters are kept. mark: text that is found again in a listing.
+    Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
+    those of them that new flows may use. mark: text that is found again in a listing.
     """
     chains = (
         # Before any other source NAT: what is translated once is not translated again.
-        ("srcnat", "nat hook postrouting priority 99", source_nat(device, port_set, protocol)),
+        ("srcnat", "nat hook postrouting priority 99", source_nat(device, open_sets, protocol)),
         (
             "guard_out",
             "filter hook postrouting priority 110",
-            guard_out(device, port_set, protocol),
+            guard_out(device, port_sets, protocol),
         ),
-        ("guard_in", "filter hook prerouting priority raw", guard_in(device, port_set, protocol)),
+        ("guard_in", "filter hook prerouting priority raw", guard_in(device, port_sets, protocol)),
         ("forward", "filter hook forward priority mangle", forward(device, mss)),
     )
     lines = ["add table %s" % TABLE]
@@ -151,7 +159,7 @@ def last_guard(devices, plan):
     def text(mark):
         rules = ['oifname != "%s" return' % devices]
         if plan:
-            rules += _ours_out(plan.device, plan.port_set, plan.protocol)
+            rules += _ours_out(plan.device, plan.port_sets, plan.protocol)
         rules.append("drop" + _comment(mark))
         lines = ["add table " + TABLE]
         lines.append("add chain %s { type filter hook postrouting priority 111; }" % LAST_GUARD)
@@ -184,7 +192,7 @@ def fw4_check(fragments):
 def _fw4_source_nat(plan, mark):
     if plan is None:
         return _FW4_HEAD
-    (rule,) = source_nat(plan.device, plan.port_set, plan.protocol, "snat ip to")
+    (rule,) = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to")
     return "%s%s%s\n" % (_FW4_HEAD, rule, _comment(mark))
 
 
@@ -208,14 +216,14 @@ def _fw4_chains(devices, plan, mark):
 def _fw4_out(devices, plan, mark):
     rules = ['oifname != "%s" return' % devices, _FW4_NO_IPV6]
     if plan:
-        rules += _ours_out(plan.device, plan.port_set, plan.protocol)
+        rules += _ours_out(plan.device, plan.port_sets, plan.protocol)
     return rules + ["counter name %soutside_out drop%s" % (FW4_PREFIX, _comment(mark))]
 
 
 def _fw4_in(devices, plan):
     rules = ['iifname != "%s" return' % devices, _FW4_NO_IPV6]
     if plan:
-        rules += _ours_in(plan.device, plan.port_set, plan.protocol)
+        rules += _ours_in(plan.device, plan.port_sets, plan.protocol)
     return rules + ["counter name %soutside_in drop" % FW4_PREFIX]
 
 

@@ -79,7 +79,8 @@ class Netifd:
         plan = line.backend.plan if line else None
         if plan is None:
             return None
-        ports = plan.port_set.first, portset.last(plan.port_set)
+        first = plan.port_sets[0]
+        ports = first.first, portset.last(first)
         return (self._name(), plan.device, plan.address) + ports
 
     # Commands. They are answered before they are carried out, since netifd does not wait longer

@@ -10,7 +10,8 @@ TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 
 # device: the softwire's name. underlay: the device it runs over. local, remote: IPv6 text.
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
-# default route. port_set, protocol: what NAT holds to. mss: TCP's largest segment in octets, or
+# default route. port_sets: all that are ours, the first one first. open_sets: those of them that
+# new flows may use. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or
 # None. nat: commands for nft that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
@@ -23,7 +24,8 @@ Plan = namedtuple(
         "address",
         "inner",
         "metric",
-        "port_set",
+        "port_sets",
+        "open_sets",
         "protocol",
         "mss",
         "nat",
@@ -32,8 +34,10 @@ Plan = namedtuple(
 )
 
 
-def build(options, path, port_set):
-    """Plan for one port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
+def build(options, path, port_set, others=(), closed=()):
+    """Plan for a port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
+
+    others, closed: tuples of additional sets of the same address, which new flows may use or not.
 
     None, too, without an lwAFTR: the config allows that where nothing is to be built.
     options: config.Softwire. path: netlink.Path of the PCP request; the softwire has the same
@@ -43,7 +47,8 @@ def build(options, path, port_set):
         return None
     mtu = options.mtu or softwire.mtu(path.mtu)
     mss = _mss(options, mtu)
-    text, mark = _nat(options, port_set, mss)
+    open_sets = (port_set,) + others
+    text, mark = _nat(options, open_sets + closed, open_sets, mss)
     return Plan(
         options.device,
         path.device,
@@ -53,7 +58,8 @@ def build(options, path, port_set):
         port_set.address,
         options.inner_address,
         options.metric if options.default_route else None,
-        port_set,
+        open_sets + closed,
+        open_sets,
         options.protocol,
         mss,
         text,
@@ -62,17 +68,17 @@ def build(options, path, port_set):
 
 
 def nat_text(options, port_set, mtu):
-    """The commands for nft that a plan would carry. mtu: of the softwire, octets."""
-    return _nat(options, port_set, _mss(options, mtu))[0]
+    """The commands for nft that a plan for one set would carry. mtu: of the softwire, octets."""
+    return _nat(options, (port_set,), (port_set,), _mss(options, mtu))[0]
 
 
 def _mss(options, mtu):
     return mtu - TCP_HEADERS if options.mss_clamp else None
 
 
-def _nat(options, port_set, mss):
+def _nat(options, port_sets, open_sets, mss):
     def text(mark):
-        return nat.table(options.device, port_set, options.protocol, mss, mark)
+        return nat.table(options.device, port_sets, open_sets, options.protocol, mss, mark)
 
     mark = "cpe-agent %08x" % binascii.crc32(text("").encode())
     return text(mark), mark

@@ -44,7 +44,7 @@ def drop_stale_flows(address, plan):
 
     def keep(port):
         same = plan is not None and plan.address == address
-        return same and portset.contains(plan.port_set, port)
+        return same and any(portset.contains(one, port) for one in plan.port_sets)
 
     try:
         netlink.delete_flows(portset.octets(address), keep)

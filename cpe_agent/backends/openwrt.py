@@ -86,7 +86,7 @@ class OpenWrt:
 
     def _keep_or_stop(self, before, plan):
         """Rules could not be changed. If they hold to the set that is ours, the line stays."""
-        if before is not None and plan is not None and before.port_set == plan.port_set:
+        if before is not None and plan is not None and set(before.port_sets) <= set(plan.port_sets):
             self.plan = before
         else:
             self._notify({"action": _UPDATE, "link-up": False})
@@ -119,8 +119,9 @@ class OpenWrt:
             kernel.drop_stale_flows(address, plan)
 
     def _data(self, plan):
-        """What is shown in 'ifstatus', read by fw4 (zone), and compared by us."""
-        port_set = plan.port_set
+        """What is shown in 'ifstatus', read by fw4 (zone), and compared by us. Additional sets are
+        no news to netifd: they come and go with load, and every update runs hotplug scripts."""
+        port_set = plan.port_sets[0]
         data = {
             "portset": "%d-%d" % (port_set.first, portset.last(port_set)),
             "softwire": "%s %s mtu %d" % (plan.local, plan.remote, plan.mtu),

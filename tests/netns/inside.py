@@ -218,8 +218,9 @@ def apply(fields):
     backend = _backend()
     wanted = None
     if fields is not None:
-        port_set = portset.PortSet(*fields.pop("port_set"))
-        wanted = plan.Plan(port_set=port_set, **fields)
+        for name in ("port_sets", "open_sets"):
+            fields[name] = tuple(portset.PortSet(*one) for one in fields[name])
+        wanted = plan.Plan(**fields)
         tunnel = (wanted.local, wanted.remote, wanted.mtu, True, wanted.underlay)
         linux._tunnel = lambda link: tunnel
     return backend.apply(wanted)

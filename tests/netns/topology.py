@@ -168,7 +168,7 @@ def wanted(port_set, **options):
     source = bytes.fromhex("20010db8") + bytes(11) + b"\2"
     path = netlink.Path("wan", 1, 1500, source)
     found = plan.build(settings(**options), path, port_set)
-    return {**found._asdict(), "port_set": list(port_set)}
+    return found._asdict()
 
 
 def forward_text(port, target):

@@ -10,8 +10,11 @@ DEVICE = "lw4-wan4"
 RUN_DIR = "/var/run/cpe-agent"
 
 
-def plan(first=1024, protocol=0, mss=1420):
-    port_set = portset.PortSet("192.0.2.3", first, 1024)
+def plan(first=1024, protocol=0, mss=1420, more=(), closed=()):
+    """more, closed: first ports of additional sets."""
+    port_set, *others = [
+        portset.PortSet("192.0.2.3", one, 1024) for one in (first,) + more + closed
+    ]
     return Plan(
         device=DEVICE,
         underlay="wan",
@@ -21,7 +24,8 @@ def plan(first=1024, protocol=0, mss=1420):
         address=port_set.address,
         inner="192.0.0.2",
         metric=0,
-        port_set=port_set,
+        port_sets=(port_set,) + tuple(others),
+        open_sets=(port_set,) + tuple(others[: len(more)]),
         protocol=protocol,
         mss=mss,
         nat="",

@@ -1,6 +1,6 @@
 """The agent's keepers in virtual time: no kernel, no waiting. Servers answer at once, or never."""
 
-from cpe_agent import choice, config, keeper, memory, net, netlink, session
+from cpe_agent import choice, config, holder, keeper, memory, net, netlink, session
 from cpe_agent.pcp import wire
 from cpe_agent.ports import Ports
 
@@ -88,7 +88,7 @@ class World:
         self.sessions = session.Sessions(self, self)
         self.directory = choice.Directory(self.sessions, self.run_dir, self.on_names)
         kept = memory.Memory(self.run_dir + "/state")
-        self.place = keeper.Place(self.sessions, kept, self.directory, self.run_dir)
+        self.place = holder.Place(self.sessions, kept, self.directory, self.run_dir)
         self._handlers = {}
         self.others = []
         self.keeper = keep(config.read_mapping("web", texts), self.place)
