@@ -12,7 +12,7 @@ class Router:
 
     def __init__(self, limits=LIMITS, sets=1):
         self.growth = growth.Growth(limits)
-        self.sizes = {number: 100 for number in range(sets)}
+        self.sizes = dict.fromkeys(range(sets), 100)
         self.now = 0
 
     def look(self, *used):

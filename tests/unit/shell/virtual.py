@@ -1,6 +1,6 @@
 """The agent's keepers in virtual time: no kernel, no waiting. Servers answer at once, or never."""
 
-from cpe_agent import choice, config, holder, keeper, memory, net, netlink, session
+from cpe_agent import choice, config, holder, memory, net, netlink, session
 from cpe_agent.pcp import wire
 from cpe_agent.ports import Ports
 
