@@ -167,3 +167,11 @@ def backend_failed(error, seconds):
 def bad_config(path, error):
     """The config file cannot be used."""
     return "%s: %s; running on the last good configuration until it is corrected" % (path, error)
+
+
+def whole_address():
+    """No additional set is possible where the first one is for internal port 0."""
+    return (
+        "the server knows the port set by internal port 0, which stands for all ports, so no more"
+        " can be asked for; see option internal_port"
+    )

@@ -16,6 +16,7 @@ from cpe_agent import (
     netlink,
     orders,
     session,
+    sets,
     status,
     store,
 )
@@ -82,6 +83,8 @@ class Agent:
 
     def _name_the_living(self):
         self.memory.live = [keeper.name for keeper in self.keepers()]
+        if self.line:
+            self.memory.live += [sets.name_of(one) for one in range(1, self.line.options.sets)]
         self._directory.keep_only([keeper.options for keeper in self.keepers()])
 
     # Life
@@ -162,6 +165,8 @@ class Agent:
             "map": self._map,
             "unmap": self._unmap,
             "learned": lambda _: self._learned(),
+            "more": lambda _: self._more(),
+            "request": lambda request: self._map(request) if len(request) > 1 else self._more(),
         }
         if self._netifd:
             actions["up"], actions["down"] = self._netifd.up, self._netifd.down
@@ -203,9 +208,12 @@ class Agent:
         self._await_names(leaving, self.clock.now() + _NAMES_PATIENCE)
         self._releasing = True
         told = [one for one in leaving if one.release_unasked(self.clock.now())]
+        unheard = told != leaving
+        if self.line in told:
+            told += self.line.sets.holders()
         while [one for one in told if one.confirmed is None] and self.clock.now() < end:
             self.step(end - self.clock.now())
-        return all(one.confirmed for one in leaving) if told == leaving else None
+        return None if unheard else all(one.confirmed for one in told)
 
     def _await_names(self, keepers, end):
         """Step until all are resolved that can be, or until end (ms)."""
@@ -214,6 +222,13 @@ class Agent:
             if left <= 0:
                 return
             self.step(left)
+
+    def _more(self):
+        """One more port set for the softwire."""
+        if self.line is None:
+            return {"error": "there is no softwire that is wanted"}
+        error = self.line.sets.ask(self.clock.now())
+        return {"error": error} if error else {}
 
     def _map(self, request):
         try:

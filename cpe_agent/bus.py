@@ -23,7 +23,7 @@ _METHODS = (
     ("status", "status", ()),
     ("renew", "renew", ()),
     ("release", "release", ()),
-    ("request", "map", _MAP),
+    ("request", "request", _MAP),
     ("remove", "unmap", (("name", pyubus.STRING),)),
     ("reload", "reload", ()),
     ("up", "up", (("interface", pyubus.STRING), ("options", pyubus.TABLE))),

@@ -18,6 +18,7 @@ commands:
   renew              ask the server now; after 'release', start again
   release            take the line down, give the set back, leave no trace
   reload             take up a changed config file
+  more               ask for one more port set for the softwire, if option sets allows it
   map PROTOCOL PORT  ask for a mapping of an internal port: tcp, udp or all; until 'unmap' or a
                      reboot (a 'config mapping' section outlives that)
       [--ports N] [--external-port P] [--external-address A] [--family 4|6] [--internal-address A]
@@ -404,6 +405,16 @@ def _watch_mapping(options, name):
     return FAILED
 
 
+def _more(options, _):
+    answer = _ask(options, "more")
+    if answer is None:
+        return NOT_RUNNING
+    if "error" in answer:
+        return FAILED
+    sys.stdout.write("asked; 'cpe-agent status' shows what comes of it\n")
+    return OK
+
+
 def _unmap(options, arguments):
     if len(arguments) != 1:
         _complain("'unmap' takes a name; 'cpe-agent status' shows them")
@@ -451,5 +462,6 @@ _COMMANDS = {
     "print-nft": _print_nft,
     "map": _map,
     "unmap": _unmap,
+    "more": _more,
     "learn": _learn,
 }

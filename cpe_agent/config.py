@@ -151,6 +151,12 @@ SOFTWIRE_OPTIONS = (
     ("default_route", "1", _flag),
     ("metric", "0", _number(0, 4294967295)),
     ("icmp_recovery", "1", _flag),  # RFC 7596 5.1: reaction to ICMPv6 1/5 should be configurable
+    # Additional port sets: how many there may be with the first one, and when one more is asked for
+    # or one is given back (growth.py).
+    ("sets", "4", _number(1, 8)),
+    ("more_above", "80", _number(1, 100)),  # percent of the ports in use
+    ("less_below", "40", _number(0, 99)),  # of what would be left
+    ("set_hold", "600", _number(0, 86400)),  # seconds that they have not been needed
 )
 # A mapping beside the softwire, or without one: ports of a NAT44, a NAT64 or a firewall.
 MAPPING_OPTIONS = (
@@ -285,6 +291,8 @@ def _make_softwire(where, name, texts, agent, warnings):
         values["server"] += ((servers.AFTR, values["aftr"]),)
     if values["protocol"] != wire.PROTO_ALL and values["internal_port"] == 0:
         raise ConfigError("%s: option internal_port '0' needs protocol 'all'" % where)
+    if values["less_below"] >= values["more_above"]:
+        raise ConfigError("%s: option less_below must be less than more_above" % where)
     softwire = Softwire(name, *[values[option[0]] for option in SOFTWIRE_OPTIONS])
     _check_wish(where, softwire_wish, softwire)
     return softwire

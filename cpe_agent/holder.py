@@ -55,6 +55,11 @@ class Holder:
     def on_attached(self, now, held):
         """The way is known. held: the Grant that was adopted, or None."""
 
+    @property
+    def identity(self):
+        """16 octets that name the server, whichever of its addresses is asked; None before."""
+        return self._identity
+
     # Life
 
     def release(self, now):

@@ -5,6 +5,7 @@ from cpe_agent.backends import BackendError
 from cpe_agent.keeper import Keeper
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
+from cpe_agent.sets import Sets
 
 _SETTLE = 200  # ms; network changes come in bursts
 _RETRY = 5000  # ms between tries of the backend; doubled up to a minute
@@ -15,9 +16,11 @@ _CODES = {"server": "PCP_SILENT", "path": "NO_WAY_TO_SERVER", "store": "STATE_NO
 class Line(Keeper):
     """Keeps the port set, and the network as the set says."""
 
-    def __init__(self, options, place, backend):
-        """options: config.Softwire. backend: as those in cpe_agent.backends."""
+    def __init__(self, options, place, backend, usage=None):
+        """options: config.Softwire. backend: as those in cpe_agent.backends. usage: see Sets."""
         super().__init__(store.SOFTWIRE, options, place)
+        self.sets = Sets(self, place, usage)
+        self.sets.recall()
         self.backend = backend
         self.reconfigurations = 0
         self.response_to_nat = None  # ms
@@ -27,8 +30,8 @@ class Line(Keeper):
         self._retry = _RETRY
 
     def wish(self):
-        """As the options say."""
-        return config.softwire_wish(self.options)
+        """As the options say, but for internal ports of additional sets."""
+        return config.softwire_wish(self.sets.wish(self._place.memory.newest_set(self.name)))
 
     # Life
 
@@ -43,26 +46,36 @@ class Line(Keeper):
             self.apply(now)
         # While the line is up the set is in use: then the lease ends by itself.
         if self.mapping and self.mapping.state != m.IDLE and "backend" not in self.errors:
+            self.sets.dismiss(now)
             self.mapping.release(now)
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
-        timers = [at for at in (super().timer(), self._apply_at) if at is not None]
-        return min(timers, default=None)
+        timers = super().timer(), self._apply_at, self.sets.timer()
+        return min([at for at in timers if at is not None], default=None)
 
     def handle_timer(self, now):
         """Look again for the way; try again what failed."""
         super().handle_timer(now)
         if self._apply_at is not None and now >= self._apply_at:
             self.apply(now)
+        self.sets.handle_timer(now)
 
     def release(self, now):
         """Stop using the set, then give it back, in this order: nobody else may get it while we
         still send from it. False if the line could not be taken down."""
         if not self._take_down(now):
             return False
+        self.sets.dismiss(now)
         super().release(now)
         return True
+
+    def release_unasked(self, now):
+        """See Keeper; and additional sets."""
+        told = super().release_unasked(now)
+        if told:
+            self.sets.release_unasked(now)
+        return told
 
     def stop_using(self, now):
         """See Keeper: take down a line that a forerunner left."""
@@ -80,16 +93,21 @@ class Line(Keeper):
             options.internal_port,
         )
         if self.mapping and self.mapping.grant and not same and self._take_down(now):
+            self.sets.dismiss(now)
             self.let_go(now)
         self.options = options
         self.choose_anew()
         if options.enabled:
             self.forget_path()
         self.start(now)
+        self.sets.change(now)
 
     def dismiss(self, now):
         """See Keeper. False if the line could not be taken down: then it is kept."""
-        return self._take_down(now) and super().dismiss(now)
+        if not self._take_down(now):
+            return False
+        self.sets.dismiss(now)
+        return super().dismiss(now)
 
     def suspend(self, now):
         """Not wanted for now: the line goes down, but the lease runs on, to be taken up again."""
@@ -119,12 +137,14 @@ class Line(Keeper):
 
     def forget_path(self):
         """Start anew from the way to the server on; what is up stays up until then."""
+        self.sets.forget_path()
         super().forget_path()
         self._stop_listening()
 
     def on_attached(self, now, held):
         """The network as the adopted lease says, or down if there is none but a line."""
         self._listen()
+        self.sets.attach(now)
         if held or self.backend.present():
             self.apply(now)
 
@@ -180,9 +200,12 @@ class Line(Keeper):
     # The network
 
     def on_move(self, now):
-        """Nobody else may get the set while we still send from it."""
+        """Nobody else may get the sets while we still send from them."""
         self._apply_set(now, None)
-        return "backend" not in self.errors
+        if "backend" in self.errors:
+            return False
+        self.sets.dismiss(now)
+        return True
 
     def on_lost(self, reason):
         """IPv4 is down."""
@@ -190,6 +213,7 @@ class Line(Keeper):
 
     def on_change(self, now):
         """The network as the grant says."""
+        self.sets.check(now)
         self.apply(now)
         if self.since == now and self._sessions.received_at is not None:
             self.response_to_nat = self._sessions.clock.now() - self._sessions.received_at
@@ -229,7 +253,8 @@ class Line(Keeper):
 
     def _apply_set(self, now, port_set):
         try:
-            if self.backend.apply(plan.build(self.options, self.path, port_set)):
+            others, closed = self.sets.port_sets()
+            if self.backend.apply(plan.build(self.options, self.path, port_set, others, closed)):
                 self.reconfigurations += 1
         except BackendError as error:
             self._apply_at = now + self._retry

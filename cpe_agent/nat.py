@@ -55,10 +55,14 @@ def source_nat(device, port_sets, protocol, statement="snat to"):
     port_sets: that new flows may use, all of one address. statement: "snat ip to" in a table that
     serves IPv6, too.
     """
-    (port_set,) = port_sets
-    ports = "%s:%s" % (port_set.address, _range(port_set))
     protocols = "{ tcp, udp, icmp }" if protocol == wire.PROTO_ALL else _protocols(protocol)
-    return ['oifname "%s" meta l4proto %s %s %s' % (device, protocols, statement, ports)]
+    flows = 'oifname "%s" meta l4proto %s ' % (device, protocols)
+    count = len(port_sets)
+    rules = []
+    for number, one in enumerate(port_sets):
+        share = "jhash ip saddr . th sport mod %d == %d " % (count, number) if count > 1 else ""
+        rules.append("%s%s%s %s:%s" % (flows, share, statement, one.address, _range(one)))
+    return rules
 
 
 def guard_out(device, port_sets, protocol):
@@ -192,8 +196,8 @@ def fw4_check(fragments):
 def _fw4_source_nat(plan, mark):
     if plan is None:
         return _FW4_HEAD
-    (rule,) = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to")
-    return "%s%s%s\n" % (_FW4_HEAD, rule, _comment(mark))
+    rules = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to")
+    return "%s%s%s\n" % (_FW4_HEAD, "\n".join(rules), _comment(mark))
 
 
 def _fw4_chains(devices, plan, mark):

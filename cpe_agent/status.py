@@ -51,6 +51,7 @@ def snapshot(agent, now):
         found["counts"]["reconfigurations"] = line.reconfigurations
         found.update(_line_of(line))
         found.update(_mapping_of(line, now))
+        found["additional_sets"] = [_additional(one, line.sets, now) for one in line.sets.holders()]
     return found
 
 
@@ -100,6 +101,16 @@ def _line_of(line):
         "guards": line.backend.counters(),
         "mtu": plan.mtu if plan else None,
     }
+
+
+def _additional(holder, held, now):
+    """A port set beside the first one."""
+    mapping = holder.mapping
+    found = {"state": ASKING}
+    if mapping and mapping.grant:
+        found["state"] = held.state_of(holder)
+        found.update(_grant(mapping.grant, holder.since, now))
+    return found
 
 
 def _mapping_of(keeper, now):
@@ -168,7 +179,8 @@ def lines(found):
     out = []
     if "softwire" in found:
         out.append("softwire '%s': %s" % (found["softwire"], found["state"]))
-        out += _set_lines(found) + [_line("PCP server", _server(found))] + _line_lines(found)
+        out += _set_lines(found) + _additional_lines(found["additional_sets"])
+        out += [_line("PCP server", _server(found))] + _line_lines(found)
         out += _next_lines(found)
     out += ["  warning: " + text for text in found["warnings"]]
     out += ["  error: " + text for text in found["errors"]]
@@ -191,6 +203,16 @@ def _set_lines(found):
     ports = "%d-%d (%d)" % (found["first_port"], found["last_port"], found["size"])
     held = "%s; %s left" % (_duration(found["age"]), _duration(found["remaining"]))
     return [_line("address", found["address"]), _line("ports", ports), _line("held for", held)]
+
+
+def _additional_lines(sets):
+    return [_line("more ports", _additional_text(one)) for one in sets]
+
+
+def _additional_text(one):
+    if "address" not in one:
+        return one["state"]
+    return "%d-%d (%d), %s" % (one["first_port"], one["last_port"], one["size"], one["state"])
 
 
 def _line_lines(found):

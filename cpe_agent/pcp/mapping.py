@@ -189,6 +189,29 @@ class Mapping:
         self.renew(now, delay)
         return True
 
+    def narrow(self):
+        """Ask from now on for the internal ports of the grant alone, so that other mappings may
+        have the rest: to the server, a request that names internal ports of several mappings is one
+        for all of them (RFC 7753 4.4.1). False without a grant, and where internal port 0, which
+        stands for all of them, is what the server knows the mapping by."""
+        if self.grant is None or self.internal_port == 0:
+            return False
+        wish = self.wish
+        self.internal_port = self.grant.first_internal
+        self.wish = Wish(
+            wish.protocol,
+            self.internal_port,
+            self.grant.port_set.size,
+            wish.lifetime,
+            wish.parity,
+            wish.family,
+            wish.third_party,
+            wish.filters,
+            wish.prefer_failure,
+            False,
+        )
+        return True
+
     def is_new(self):
         """True while the server is asked for something that we do not have."""
         return self.state in (ASKING, REFUSED)
