@@ -175,3 +175,11 @@ def whole_address():
         "the server knows the port set by internal port 0, which stands for all ports, so no more"
         " can be asked for; see option internal_port"
     )
+
+
+def nearly_full(percent, hosts):
+    """Ports are about to run out. hosts: of flows.Census.summary()."""
+    text = "%d %% of the ports are in use; new connections may fail soon" % percent
+    if hosts:
+        text += "; %s has most of them, %d" % (hosts[0]["address"], hosts[0]["ports"])
+    return text

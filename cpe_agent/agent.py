@@ -25,6 +25,7 @@ from cpe_agent.backends.none import Nothing
 from cpe_agent.holder import Place
 from cpe_agent.line import Line
 from cpe_agent.ports import Ports
+from cpe_agent.usage import Usage
 
 _IDLE_WAIT = 3600000  # ms; the longest sleep of the loop
 _SETTLE = 200  # ms; network changes come in bursts
@@ -69,7 +70,7 @@ class Agent:
             self._netifd = Netifd(self, self._command)
             self.config = settings = self._netifd.recall(settings)
         if settings.softwire:
-            self.line = Line(settings.softwire, self._place, self._backend(settings))
+            self.line = self._make_line(settings)
         self.ports = [Ports(one, self._place) for one in settings.mappings]
         self.ports += self._orders.load(settings.mappings, settings.softwire)
         self._name_the_living()
@@ -166,6 +167,7 @@ class Agent:
             "unmap": self._unmap,
             "learned": lambda _: self._learned(),
             "more": lambda _: self._more(),
+            "usage": lambda _: self._count(),
             "request": lambda request: self._map(request) if len(request) > 1 else self._more(),
         }
         if self._netifd:
@@ -222,6 +224,14 @@ class Agent:
             if left <= 0:
                 return
             self.step(left)
+
+    def _count(self):
+        """How full the port sets are."""
+        usage = self.line.usage if self.line else None
+        if usage is None or self.line.backend.plan is None:
+            return {"error": "no port set is in use"}
+        error = usage.now(self.line.sets.all_sets())
+        return {"error": error} if error else status.usage(usage)
 
     def _more(self):
         """One more port set for the softwire."""
@@ -292,7 +302,7 @@ class Agent:
                 return self.line.errors["backend"]
             self.line = None
         elif self.line is None and settings.softwire:
-            self.line = Line(settings.softwire, self._place, self._backend(settings))
+            self.line = self._make_line(settings)
             self._watch_tables()
             self.line.start(now)
         elif self.line and self._differs(settings):
@@ -342,6 +352,10 @@ class Agent:
         """The softwire goes down, its lease runs on."""
         self.line.suspend(self.clock.now())
         self.line = None
+
+    def _make_line(self, settings):
+        usage = Usage(self.clock) if settings.agent.backend != "none" else None
+        return Line(settings.softwire, self._place, self._backend(settings), usage)
 
     def _backend(self, settings):
         if settings.agent.backend == "none":

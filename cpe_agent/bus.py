@@ -21,6 +21,7 @@ _MAP = (
 # Method, command of the agent, arguments.
 _METHODS = (
     ("status", "status", ()),
+    ("usage", "usage", ()),
     ("renew", "renew", ()),
     ("release", "release", ()),
     ("request", "request", _MAP),

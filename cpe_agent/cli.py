@@ -18,6 +18,7 @@ commands:
   renew              ask the server now; after 'release', start again
   release            take the line down, give the set back, leave no trace
   reload             take up a changed config file
+  usage [--json]     count how many ports are in use: per protocol, port set and LAN host
   more               ask for one more port set for the softwire, if option sets allows it
   map PROTOCOL PORT  ask for a mapping of an internal port: tcp, udp or all; until 'unmap' or a
                      reboot (a 'config mapping' section outlives that)
@@ -120,7 +121,7 @@ def _read(words):
     command, arguments = plain[0].lstrip("-") if plain[0] == "--version" else plain[0], plain[1:]
     if command not in _COMMANDS and command not in ("help", "version"):
         raise UsageError("'%s' is no command" % command)
-    allowed = {"status": ([], ["--json"])}.get(command, ([],))
+    allowed = ([], ["--json"]) if command in ("status", "usage") else ([],)
     if command == "print-nft" and len(arguments) == 3:
         return options, command, arguments
     if command in ("map", "unmap", "learn"):
@@ -405,6 +406,17 @@ def _watch_mapping(options, name):
     return FAILED
 
 
+def _usage(options, arguments):
+    answer = _ask(options, "usage")
+    if answer is None:
+        return NOT_RUNNING
+    if "error" in answer:
+        return FAILED
+    text = json.dumps(answer) if arguments else "\n".join(status.usage_lines(answer))
+    sys.stdout.write(text + "\n")
+    return OK
+
+
 def _more(options, _):
     answer = _ask(options, "more")
     if answer is None:
@@ -463,5 +475,6 @@ _COMMANDS = {
     "map": _map,
     "unmap": _unmap,
     "more": _more,
+    "usage": _usage,
     "learn": _learn,
 }

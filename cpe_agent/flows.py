@@ -311,20 +311,26 @@ def _as_usual(octets):
     return head + ports[0] + bytes(6) + ports[1] + bytes(2)
 
 
-def fullness(found, sets):
-    """How full the sets are by a summary, in percent of all their ports, for what is fullest.
+def needed(found, numbers):
+    """How many ports the flows of a summary need, for the protocol that needs most. numbers: of the
+    sets that count.
 
     For UDP that is its ports in use: a socket that has to keep its port needs one that nobody has.
     For the others it is the flows to one destination, each of which needs a port of its own. Their
     ports in use say little: the kernel takes any port that is free towards a flow's destination, so
     that all of them are soon in use, with room for thousands of flows.
     """
-    total = sum([one.size for one in sets])
     protocols = found["protocols"]
-    used = [sum(protocols["udp"]["ports"])]
+    counts = [sum([protocols["udp"]["ports"][number] for number in numbers])]
     for name in ("tcp", "icmp"):
-        used.append(protocols[name].get("crowded", {"flows": 0})["flows"])
-    return min(100, max(used) * 100 // total) if total else 0
+        counts.append(protocols[name].get("crowded", {"flows": 0})["flows"])
+    return max(counts)
+
+
+def fullness(found, sets):
+    """How full the sets are by a summary, in percent of all their ports."""
+    total = sum([one.size for one in sets])
+    return min(100, needed(found, range(len(sets))) * 100 // total) if total else 0
 
 
 def pause(spent):

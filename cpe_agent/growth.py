@@ -35,25 +35,24 @@ class Growth:
         self._not_before = 0  # ms; no more is asked for
         self._refusals = 0  # in a row
 
-    def look(self, now, sizes, used):
+    def look(self, now, sizes, needed, idle):
         """(wish, number of the set) or None. now: ms.
 
-        sizes: {number: ports} of the sets that are held. used: {number: ports in use of the
-        protocol that uses most}, as far as known.
+        sizes: {number: ports} of the sets that are held. needed: ports that the flows need (see
+        flows.needed). idle: numbers of the sets that no flow uses.
         """
         if self.closed not in sizes:
             self.closed = None
-        open_size = sum([sizes[one] for one in sizes if one != self.closed])
-        open_used = sum([used.get(one, 0) for one in sizes if one != self.closed])
-        if not open_size:
+        room = sum([sizes[one] for one in sizes if one != self.closed])
+        if not room:
             return None
-        percent = 100 * open_used // open_size
+        percent = 100 * needed // room
         if percent >= self.limits.more_above:
             return self._when_full(now, percent, len(sizes))
         self._full_looks = 0
         if self.closed is not None:
-            return None if used.get(self.closed, 0) else (GIVE_BACK, self.closed)
-        return self._when_idle(now, sizes, open_used)
+            return (GIVE_BACK, self.closed) if self.closed in idle else None
+        return self._when_idle(now, sizes, needed)
 
     def _when_full(self, now, percent, count):
         self._idle_since = None
@@ -68,11 +67,11 @@ class Growth:
         self._full_looks = 0
         return MORE, None
 
-    def _when_idle(self, now, sizes, open_used):
+    def _when_idle(self, now, sizes, needed):
         """The newest set goes first."""
         newest = max(sizes)
         rest = sum(sizes.values()) - sizes[newest]
-        if not newest or 100 * open_used // max(rest, 1) >= self.limits.less_below:
+        if not newest or 100 * needed // max(rest, 1) >= self.limits.less_below:
             self._idle_since = None
             return None
         if self._idle_since is None:

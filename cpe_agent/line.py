@@ -17,8 +17,10 @@ class Line(Keeper):
     """Keeps the port set, and the network as the set says."""
 
     def __init__(self, options, place, backend, usage=None):
-        """options: config.Softwire. backend: as those in cpe_agent.backends. usage: see Sets."""
+        """options: config.Softwire. backend: as those in cpe_agent.backends. usage: usage.Usage, or
+        None where nothing can be counted."""
         super().__init__(store.SOFTWIRE, options, place)
+        self.usage = usage
         self.sets = Sets(self, place, usage)
         self.sets.recall()
         self.backend = backend

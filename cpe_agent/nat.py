@@ -26,6 +26,10 @@ FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; t
 _FW4_HEAD = "# Written by cpe-agent, and replaced by it.\n"
 # A softwire carries IPv4 alone; what the router itself says there in IPv6 is nobody's mistake.
 _FW4_NO_IPV6 = "meta nfproto ipv6 drop"
+_SEARCHED = 128  # ports; a range that the kernel searches whole (nf_nat_core.c)
+_MOST_PIECES = 32
+_FLOW = "ip saddr . th sport"  # what keeps its port
+_PLACE = "meta l4proto . ip daddr . th dport"  # towards which ports are in use
 _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
 
 # source_nat: text of the file that fw4 includes at the head of its chain srcnat. chains: of the one
@@ -49,20 +53,81 @@ def _ranges(port_sets):
     return ranges[0] if len(ranges) == 1 else "{ %s }" % ", ".join(ranges)
 
 
-def source_nat(device, port_sets, protocol, statement="snat to"):
+def pieces(port_sets):
+    """The sets, cut into PortSets in which the kernel finds every free port: it tries so many ports
+    one by one, and in larger ranges some at random, so that flows are lost before all ports are in
+    use."""
+    total = sum([one.size for one in port_sets])
+    most = _SEARCHED * max(1, -(-total // (_SEARCHED * _MOST_PIECES)))
+    found = []
+    for one in port_sets:
+        for first in range(one.first, one.first + one.size, most):
+            size = min(most, one.first + one.size - first)
+            found.append(portset.PortSet(one.address, first, size))
+    return found
+
+
+def room_sets(port_sets, prefix=""):
+    """{name: definition} of nft's sets that source_nat needs: for each piece, how many flows it has
+    to each place, which is how many of its ports are in use towards there. The kernel counts the
+    flows that live."""
+    cut = pieces(port_sets)
+    names = [_room(prefix, number, one) for number, one in enumerate(cut)] if len(cut) > 1 else []
+    definition = "{ typeof %s; flags dynamic; size 65535; }" % _PLACE
+    return dict.fromkeys(names, definition)
+
+
+def _room(prefix, number, piece):
+    return "%sroom_%d_%d" % (prefix, number, piece.size)
+
+
+def source_nat(device, port_sets, protocol, statement="snat to", prefix=""):
     """Rules for a source NAT chain. ICMP's echo identifiers are ports to the kernel.
 
     port_sets: that new flows may use, all of one address. statement: "snat ip to" in a table that
-    serves IPv6, too.
+    serves IPv6, too. prefix: of the names of sets.
+
+    An internal address and port always begins at the same piece, so that the kernel finds the
+    mapping that it has, and keeps it for other places (RFC 4787 REQ-1). A piece that has no port
+    left towards a place is passed over for the next one with room.
     """
-    protocols = "{ tcp, udp, icmp }" if protocol == wire.PROTO_ALL else _protocols(protocol)
-    flows = 'oifname "%s" meta l4proto %s ' % (device, protocols)
-    count = len(port_sets)
+    flows = 'oifname "%s" meta l4proto ' % device
+    cut = pieces(port_sets)
     rules = []
-    for number, one in enumerate(port_sets):
-        share = "jhash ip saddr . th sport mod %d == %d " % (count, number) if count > 1 else ""
-        rules.append("%s%s%s %s:%s" % (flows, share, statement, one.address, _range(one)))
-    return rules
+    if protocol == wire.PROTO_ALL and (len(cut) > 1 or len(port_sets) > 1):
+        rules += _shares(flows + "icmp ", "ip saddr . icmp id", statement, port_sets)
+    elif protocol == wire.PROTO_ALL and len(cut) == 1:
+        return ["%s{ tcp, udp, icmp } %s %s" % (flows, statement, _target(cut[0]))]
+    flows += _protocols(protocol) + " "
+    if len(cut) > 1:
+        rules += _walk(flows, statement, cut, prefix)
+    # Where all seem to be full, or the counts are not right, the kernel has the last word.
+    return rules + _shares(flows, _FLOW, statement, cut)
+
+
+def _walk(flows, statement, cut, prefix):
+    """From the piece where a flow belongs to the last one, then from the first on."""
+    takes = []
+    for number, one in enumerate(cut):
+        room = "add @%s { %s ct count %d } " % (_room(prefix, number, one), _PLACE, one.size)
+        takes.append(room + "%s %s" % (statement, _target(one)))
+    begins = ["jhash %s mod %d <= %d " % (_FLOW, len(cut), at) for at in range(len(cut) - 1)] + [""]
+    rules = [flows + begin + take for begin, take in zip(begins, takes)]
+    return rules + [flows + take for take in takes[:-1]]
+
+
+def _shares(flows, key, statement, ranges):
+    """Each range serves its share of the flows."""
+    if len(ranges) == 1:
+        return ["%s%s %s" % (flows, statement, _target(ranges[0]))]
+    return [
+        "%sjhash %s mod %d == %d %s %s" % (flows, key, len(ranges), number, statement, _target(one))
+        for number, one in enumerate(ranges)
+    ]
+
+
+def _target(one):
+    return "%s:%s" % (one.address, _range(one))
 
 
 def guard_out(device, port_sets, protocol):
@@ -141,6 +206,8 @@ def table(device, port_sets, open_sets, protocol, mss, mark):
     )
     lines = ["add table %s" % TABLE]
     lines += ["add counter %s %s" % (TABLE, name) for name in GUARDS]
+    rooms = room_sets(open_sets)
+    lines += ["add set %s %s %s" % (TABLE, name, rooms[name]) for name in sorted(rooms)]
     for name, hook, _ in chains:
         lines.append("add chain %s %s { type %s; }" % (TABLE, name, hook))
     lines.append("flush table %s" % TABLE)
@@ -196,7 +263,7 @@ def fw4_check(fragments):
 def _fw4_source_nat(plan, mark):
     if plan is None:
         return _FW4_HEAD
-    rules = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to")
+    rules = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX)
     return "%s%s%s\n" % (_FW4_HEAD, "\n".join(rules), _comment(mark))
 
 
@@ -209,6 +276,8 @@ def _fw4_chains(devices, plan, mark):
         ("forward", "filter hook forward priority mangle", _fw4_forward(devices, plan)),
     )
     lines = ["counter %s%s { }" % (FW4_PREFIX, name) for name in GUARDS]
+    rooms = room_sets(plan.open_sets, FW4_PREFIX) if plan else {}
+    lines += ["set %s %s" % (name, rooms[name]) for name in sorted(rooms)]
     for name, hook, rules in chains:
         lines.append("chain %s%s {" % (FW4_PREFIX, name))
         lines.append("\ttype %s; policy accept;" % hook)

@@ -6,11 +6,12 @@ mapping has. growth.py decides when; nothing here outlives the first set's way t
 for what is on flash: after a reboot the same sets are asked for again.
 """
 
-from cpe_agent import advice, config, growth, portset, session, store
+from cpe_agent import advice, config, flows, growth, portset, session, store
 from cpe_agent.holder import Holder
 from cpe_agent.pcp import mapping as m
 
 _FIRST_INTERNAL = 1024  # servers that give the same port inside and outside have sets from there on
+_NEARLY_FULL = 90  # percent
 _STEP = 64  # ports; between internal ports to try
 _OPEN, _CLOSED = "open", "closed to new flows"
 
@@ -65,7 +66,7 @@ class Sets:
     """Those beside the first one."""
 
     def __init__(self, line, place, usage):
-        """line: Line, which holds the first set. usage: see Usage in flows.py, or None where nobody
+        """line: Line, which holds the first set. usage: usage.Usage, or None where nobody
         counts."""
         self._line = line
         self._place = place
@@ -74,8 +75,6 @@ class Sets:
         self._held = {}  # number: AdditionalSet
         self._unfit = []  # (AdditionalSet, why): given back as soon as its event is over
         self._look_at = None  # ms
-        self._counted_at = None  # ms
-        self.used = {}  # number: ports in use of the protocol that uses most; 0 is the first set
 
     # For the agent
 
@@ -96,26 +95,50 @@ class Sets:
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
-        return 0 if self._unfit else self._look_at
+        busy = self._usage is not None and self._usage.busy()
+        return 0 if self._unfit or busy else self._look_at
 
     def handle_timer(self, now):
         """Look at what is in use, now and then."""
         while self._unfit:
             self._drop(now, *self._unfit.pop())
-        if self._look_at is None or now < self._look_at:
+        if self._look_at is None:
+            return
+        self._usage.step(now)
+        if now < self._look_at or self._usage.busy():
             return
         self._look_at = now + growth.INTERVAL
         sizes = self._sizes()
-        since = now if self._counted_at is None else now - self._counted_at
+        at = self._usage.at
+        since = growth.SLOW_INTERVAL if at is None else now - at
         if sizes and growth.is_worth_a_look(self._growth.limits, sizes, self._usage.flows(), since):
-            self._counted_at = now
-            self._usage.count(self._all_sets(), self._on_counted)
+            self._usage.begin(self.all_sets(), self._on_counted)
+        else:
+            self._tell_fullness(0, None)
 
-    def _on_counted(self, now, used):
-        """used: {PortSet: ports in use of the protocol that uses most}."""
-        by_number = self._numbered()
-        self.used = {one: used[by_number[one]] for one in by_number if by_number[one] in used}
-        self._obey(now, self._growth.look(now, self._sizes(), self.used))
+    def _on_counted(self, now):
+        """Whoever knows the count acts on it."""
+        self._look_at = now + self._usage.pause
+        held = self._numbered()
+        if tuple(held.values()) != self._usage.sets:
+            return  # they have changed meanwhile
+        numbers = list(held)
+        found = self._usage.found
+        open_ones = [at for at, one in enumerate(numbers) if one != self._growth.closed]
+        idle = [one for at, one in enumerate(numbers) if not _in_use(found, at)]
+        needed = flows.needed(found, open_ones)
+        self._tell_fullness(
+            100 * needed // sum([held[numbers[at]].size for at in open_ones]), found
+        )
+        self._obey(now, self._growth.look(now, self._sizes(), needed, idle))
+
+    def _tell_fullness(self, percent, found):
+        """Warn before the ports run out, once."""
+        line = self._line
+        if percent >= _NEARLY_FULL and "ports" not in line.errors:
+            line.complain("ports", advice.nearly_full(percent, found["hosts"]))
+        elif percent < self._growth.limits.more_above and line.errors.pop("ports", None):
+            line.info("there are enough free ports again")
 
     def _obey(self, now, wish):
         if wish is None:
@@ -142,7 +165,7 @@ class Sets:
             error = self._begin(now, holder)
             if error:
                 holder.warning("not asked for: %s" % error)
-        if self._usage and self._growth.limits.most > 1:
+        if self._usage:
             self._look_at = now + growth.INTERVAL
 
     def forget_path(self):
@@ -189,7 +212,6 @@ class Sets:
         for holder in self.holders():
             holder.dismiss(now)
         self._held = {}
-        self.used = {}
 
     def release_unasked(self, now):
         """Give back what a forerunner left, without having asked for it."""
@@ -278,17 +300,23 @@ class Sets:
 
     def _numbered(self, but=None):
         """{number: PortSet} of all that are held."""
-        grants = {one.number: one.mapping.grant for one in self.holders() if one.mapping}
-        if self._line.mapping:
-            grants[0] = self._line.mapping.grant
+        grants = {0: self._line.mapping.grant} if self._line.mapping else {}
+        grants.update({one.number: one.mapping.grant for one in self.holders() if one.mapping})
         return {one: grants[one].port_set for one in grants if grants[one] and one != but}
 
     def _sizes(self):
         found = self._numbered()
         return {one: found[one].size for one in found}
 
-    def _all_sets(self):
+    def all_sets(self):
+        """Tuple of PortSet, the first set first."""
         return tuple(self._numbered().values())
+
+
+def _in_use(found, at):
+    """True if a flow has a port of the set at that place of a summary."""
+    protocols = found["protocols"]
+    return any(protocols[name]["ports"][at] for name in ("tcp", "udp", "icmp"))
 
 
 def _sets_of(holders):

@@ -2,7 +2,7 @@
 
 import sys
 
-from cpe_agent import address, portset
+from cpe_agent import address, flows, portset
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import wire
 
@@ -101,6 +101,35 @@ def _line_of(line):
         "guards": line.backend.counters(),
         "mtu": plan.mtu if plan else None,
     }
+
+
+def usage(counted):
+    """What a usage.Usage has counted, with its sets."""
+    shown = [{"first_port": one.first, "last_port": portset.last(one)} for one in counted.sets]
+    return dict(counted.found, sets=shown, full=flows.fullness(counted.found, counted.sets))
+
+
+def usage_lines(found):
+    """Such a count for people."""
+    sets = ", ".join(["%d-%d" % (one["first_port"], one["last_port"]) for one in found["sets"]])
+    out = ["%d %% of the ports are needed; ports: %s" % (found["full"], sets)]
+    for name in ("tcp", "udp", "icmp"):
+        one = found["protocols"][name]
+        ports = ", ".join([str(count) for count in one["ports"]])
+        text = "%d flows; ports in use of each set: %s" % (one["flows"], ports)
+        if "crowded" in one:
+            place = one["crowded"]
+            where = place["address"] + (":%d" % place["port"] if "port" in place else "")
+            text += "; at most %d to one place (%s)" % (place["flows"], where)
+        out.append(_line(name, text))
+    for host in found["hosts"]:
+        out.append(_line("host", "%(address)s: %(ports)d ports, %(flows)d flows" % host))
+    rest = found["rest"]
+    if rest["flows"]:
+        out.append(_line("others", "%(ports)d ports, %(flows)d flows" % rest))
+    if not found["whole"]:
+        out.append("  the flows changed meanwhile: some may not be counted")
+    return out
 
 
 def _additional(holder, held, now):

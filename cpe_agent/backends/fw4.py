@@ -17,7 +17,7 @@ from cpe_agent.backends import BackendError, child
 SOURCE_NAT, CHAINS = "fw4-srcnat.nft", "fw4-table.nft"  # names of the files
 _CONFIG, _PROGRAM, _STATE = "/etc/config/firewall", "/sbin/fw4", "/var/run/fw4.state"
 _STOPPED = "the firewall is not running, and cannot hold to the port set: 'service firewall start'"
-_LARGEST = 8192  # octets of a file
+_LARGEST = 65536  # octets of a file
 _NO = ("0", "off", "false", "no")
 # Sections of fw4's config as the package makes them: name, file, its options.
 _INCLUDES = (

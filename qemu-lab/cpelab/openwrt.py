@@ -25,7 +25,7 @@ BOOT_ARGS = (
     "no_timer_check net.ifnames=0"
 )
 # Of a root file system, opkg or apk does not know what modules the lab's kernel brings.
-KERNEL_PACKAGES = ("kmod-ip6-tunnel", "kmod-nf-conntrack-netlink")
+KERNEL_PACKAGES = ("kmod-ip6-tunnel", "kmod-nf-conntrack-netlink", "kmod-nft-connlimit")
 SHARED = "/tmp/shared"  # where the lab's files are in the router
 ADDRESS = "2001:db8:c0de::2"
 GATEWAY = "2001:db8:c0de::1"

@@ -104,7 +104,7 @@ def test_a_renewal_touches_nothing(line):
     home, agent, _ = line
     home.lan.call("open_udp", "flow", 0)
     before = agent.status()
-    listing = home.cpe.namespace.run(["nft", "list", "table", "ip", "cpe_agent"]).stdout
+    listing = home.cpe.namespace.run(["nft", "-t", "list", "table", "ip", "cpe_agent"]).stdout
     assert agent.cli("renew").returncode == 0
     found = agent.wait(
         lambda found: found["counts"]["renewals"] > before["counts"]["renewals"], "the renewal"
@@ -112,7 +112,7 @@ def test_a_renewal_touches_nothing(line):
     assert found["counts"]["reconfigurations"] == before["counts"]["reconfigurations"]
     assert found["store_writes"] == before["store_writes"]
     rules = [text for text in listing.splitlines() if "packets" not in text]
-    now = home.cpe.namespace.run(["nft", "list", "table", "ip", "cpe_agent"]).stdout
+    now = home.cpe.namespace.run(["nft", "-t", "list", "table", "ip", "cpe_agent"]).stdout
     assert [text for text in now.splitlines() if "packets" not in text] == rules
 
 

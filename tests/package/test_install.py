@@ -25,7 +25,13 @@ def shop(router, package):
     """A router that has the package's file."""
     (router.root / "mnt/cpe-agent.ipk").write_bytes(package.read_bytes())
     router.write("/bin/ubus", "#!/bin/sh\nexit 4\n")  # as where there is no ubusd
-    router.say_installed("kmod-nf-conntrack-netlink", "kmod-ip6-tunnel", "resolveip", "micropython")
+    router.say_installed(
+        "kmod-nf-conntrack-netlink",
+        "kmod-nft-connlimit",
+        "kmod-ip6-tunnel",
+        "resolveip",
+        "micropython",
+    )
     router.get("uci commit")  # comments are no part of what is compared
     return router
 

@@ -10,10 +10,10 @@ DEVICE = "lw4-wan4"
 RUN_DIR = "/var/run/cpe-agent"
 
 
-def plan(first=1024, protocol=0, mss=1420, more=(), closed=()):
+def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
     """more, closed: first ports of additional sets."""
     port_set, *others = [
-        portset.PortSet("192.0.2.3", one, 1024) for one in (first,) + more + closed
+        portset.PortSet("192.0.2.3", one, size) for one in (first,) + more + closed
     ]
     return Plan(
         device=DEVICE,
@@ -51,12 +51,38 @@ def rules(text):
 # The text
 
 
-def test_the_nat_rule_is_for_ipv4_and_bears_the_mark():
-    made = fw4.fragments(plan())
+def test_the_nat_rules_are_for_ipv4_and_bear_the_mark():
+    made = fw4.fragments(plan(size=128))
     assert rules(made.source_nat)[None] == [
-        'oifname "lw4-wan4" meta l4proto { tcp, udp, icmp } snat ip to 192.0.2.3:1024-2047'
+        'oifname "lw4-wan4" meta l4proto { tcp, udp, icmp } snat ip to 192.0.2.3:1024-1151'
         ' comment "%s"' % made.mark
     ]
+
+
+def test_every_port_of_every_open_set_is_for_new_flows_and_no_other():
+    made = fw4.fragments(plan(more=(4096,), closed=(8192,)))
+    taken = set()
+    for rule in rules(made.source_nat)[None]:
+        assert " snat ip to 192.0.2.3:" in rule
+        ports = rule.split("192.0.2.3:")[1].split(" ")[0]
+        first, _, last = ports.partition("-")
+        if "icmp" not in rule and "ct count" in rule:
+            taken |= set(range(int(first), int(last) + 1))
+            assert int(last) - int(first) < 128  # what the kernel searches whole
+    assert taken == set(range(1024, 2048)) | set(range(4096, 5120))
+
+
+def test_a_closed_set_still_passes_the_guards():
+    found = rules(fw4.fragments(plan(more=(4096,), closed=(8192,))).chains)
+    for chain in ("cpe_agent_guard_out", "cpe_agent_guard_in"):
+        assert "{ 1024-2047, 4096-5119, 8192-9215 }" in "\n".join(found[chain])
+
+
+def test_the_sets_that_rules_count_in_are_declared():
+    made = fw4.fragments(plan(more=(4096,)))
+    used = {word[1:] for word in made.source_nat.split() if word.startswith("@")}
+    declared = {line.split()[1] for line in made.chains.split("\n") if line.startswith("set ")}
+    assert used == declared and len(used) == 16
 
 
 def test_only_the_set_of_the_one_device_passes_the_guards():
@@ -133,7 +159,7 @@ def test_counters_of_fw4s_table_are_told_by_the_guards_names():
 
 def test_a_set_for_one_protocol_lets_nothing_else_pass():
     made = fw4.fragments(plan(protocol=17))
-    assert "meta l4proto udp snat ip to" in made.source_nat
+    assert "tcp" not in made.source_nat and "icmp" not in made.source_nat
     assert made.chains.count("meta l4proto udp th ") == 2
     assert "tcp, udp" not in made.chains
     assert "echo-request" not in made.chains

@@ -16,8 +16,12 @@ class Router:
         self.now = 0
 
     def look(self, *used):
+        """used: ports in use of each set."""
         self.now += STEP
-        return self.growth.look(self.now, self.sizes, dict(enumerate(used)))
+        closed = self.growth.closed
+        needed = sum(count for number, count in enumerate(used) if number != closed)
+        idle = [number for number, count in enumerate(used) if not count]
+        return self.growth.look(self.now, self.sizes, needed, idle)
 
     def looks(self, count, *used):
         """Wishes of so many looks."""
