@@ -16,11 +16,13 @@ OTHER = portset.PortSet(SHARED, 4096, 256)
 
 
 def in_order(router):
-    """True if fw4's own check passes, and our NAT rule comes before all others."""
+    """True if fw4's own check passes, and our NAT rules come before all others."""
     code, output = router.shell("fw4 check")
     assert "Ruleset passes nftables check." in output
-    first = router.chain("srcnat")[0]
-    return code == 0 and 'snat ip to 192.0.2.3:1024-2047 comment "cpe-agent ' in first
+    rules = router.chain("srcnat")
+    marked = [at for at, rule in enumerate(rules) if 'comment "cpe-agent ' in rule]
+    ours = [rule for rule in rules if " snat ip to 192.0.2.3:" in rule]
+    return code == 0 and marked == [len(ours) - 1] and rules[: len(ours)] == ours
 
 
 def port_seen(home):
