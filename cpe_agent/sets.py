@@ -102,10 +102,9 @@ class Sets:
         """Look at what is in use, now and then."""
         while self._unfit:
             self._drop(now, *self._unfit.pop())
-        if self._look_at is None:
-            return
-        self._usage.step(now)
-        if now < self._look_at or self._usage.busy():
+        if self._usage:
+            self._usage.step(now)
+        if self._look_at is None or now < self._look_at or self._usage.busy():
             return
         self._look_at = now + growth.INTERVAL
         sizes = self._sizes()
@@ -119,18 +118,15 @@ class Sets:
     def _on_counted(self, now):
         """Whoever knows the count acts on it."""
         self._look_at = now + self._usage.pause
-        held = self._numbered()
-        if tuple(held.values()) != self._usage.sets:
+        sizes, found = self._sizes(), self._usage.found
+        if self.all_sets() != self._usage.sets or 0 not in sizes:
             return  # they have changed meanwhile
-        numbers = list(held)
-        found = self._usage.found
+        numbers = sorted(sizes)
         open_ones = [at for at, one in enumerate(numbers) if one != self._growth.closed]
         idle = [one for at, one in enumerate(numbers) if not _in_use(found, at)]
         needed = flows.needed(found, open_ones)
-        self._tell_fullness(
-            100 * needed // sum([held[numbers[at]].size for at in open_ones]), found
-        )
-        self._obey(now, self._growth.look(now, self._sizes(), needed, idle))
+        self._tell_fullness(100 * needed // sum([sizes[numbers[at]] for at in open_ones]), found)
+        self._obey(now, self._growth.look(now, sizes, needed, idle))
 
     def _tell_fullness(self, percent, found):
         """Warn before the ports run out, once."""
@@ -145,7 +141,10 @@ class Sets:
             return
         kind, number = wish
         if kind == growth.MORE:
-            self.ask(now)
+            error = self.ask(now)
+            if error:
+                self._growth.refused(now, 0)
+                self._line.warning("no more ports are asked for: " + error)
         elif kind == growth.GIVE_BACK:
             self._drop(now, self._held[number], "it is not needed any more")
         else:
@@ -310,7 +309,8 @@ class Sets:
 
     def all_sets(self):
         """Tuple of PortSet, the first set first."""
-        return tuple(self._numbered().values())
+        found = self._numbered()
+        return tuple([found[one] for one in sorted(found)])
 
 
 def _in_use(found, at):

@@ -106,7 +106,8 @@ def _line_of(line):
 def usage(counted):
     """What a usage.Usage has counted, with its sets."""
     shown = [{"first_port": one.first, "last_port": portset.last(one)} for one in counted.sets]
-    return dict(counted.found, sets=shown, full=flows.fullness(counted.found, counted.sets))
+    full = flows.fullness(counted.found, counted.sets)
+    return dict(counted.found, sets=shown, full=full, lost=flows.flows_lost())
 
 
 def usage_lines(found):
@@ -127,6 +128,8 @@ def usage_lines(found):
     rest = found["rest"]
     if rest["flows"]:
         out.append(_line("others", "%(ports)d ports, %(flows)d flows" % rest))
+    if found["lost"]:
+        out.append(_line("lost", "%d times a flow found no free port since boot" % found["lost"]))
     if not found["whole"]:
         out.append("  the flows changed meanwhile: some may not be counted")
     return out
