@@ -11,7 +11,7 @@ asked first, and where fw4 has not taken a new set all the same, its last files 
 
 import os
 
-from cpe_agent import interface, nat, store, uci
+from cpe_agent import interface, nat, redirects, store, uci
 from cpe_agent.backends import BackendError, child
 
 SOURCE_NAT, CHAINS = "fw4-srcnat.nft", "fw4-table.nft"  # names of the files
@@ -116,10 +116,11 @@ class Firewall:
         code, listing = self._run("nft list counters table " + nat.FW4_TABLE)
         return nat.parse_counters(listing, nat.FW4_PREFIX) if code == 0 else {}
 
-    def problems(self, device, name, zone=""):
+    def problems(self, device, name, zone="", plan=None):
         """What keeps the firewall from doing its part, as lines for people.
 
         device: the softwire's. name: of its interface. zone: that the interface says it is in.
+        plan: plan.Plan that is in place, or None.
         """
         if not _exists(self._fw4):
             return [
@@ -131,7 +132,9 @@ class Firewall:
             return [error]
         found = [] if _exists(self._state) else [_STOPPED]
         found += include_problems(sections, self._dir)
-        return found + zone_problems(sections, device, name, zone)
+        found += zone_problems(sections, device, name, zone)
+        own = redirects.zone_of(sections, device, name, zone)
+        return found + redirects.problems(sections, own, plan) if plan and own else found
 
     # Files
 

@@ -64,7 +64,7 @@ class OpenWrt:
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
         wanted = self._interface
-        return self._firewall.problems(self._device, wanted.name, wanted.zone)
+        return self._firewall.problems(self._device, wanted.name, wanted.zone, self.plan)
 
     def rules(self):
         """The rules in place, as fw4 includes them."""
