@@ -157,6 +157,7 @@ SOFTWIRE_OPTIONS = (
     ("more_above", "80", _number(1, 100)),  # percent of the ports in use
     ("less_below", "40", _number(0, 99)),  # of what would be left
     ("set_hold", "600", _number(0, 86400)),  # seconds that they have not been needed
+    ("host_limit", "0", _number(0, 65535)),  # flows that a host of the LAN may have; 0: no limit
 )
 # A mapping beside the softwire, or without one: ports of a NAT44, a NAT64 or a firewall.
 MAPPING_OPTIONS = (

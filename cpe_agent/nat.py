@@ -18,7 +18,7 @@ from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
 LAST_GUARD = TABLE + " last_guard"  # a chain
-GUARDS = ("outside_out", "outside_in", "looped")  # named counters
+GUARDS = ("outside_out", "outside_in", "looped", "over_limit")  # named counters
 FW4_TABLE = "inet fw4"
 FW4_PREFIX = "cpe_agent_"  # begins the names of our chains and counters in fw4's table
 FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; the first if any
@@ -164,13 +164,36 @@ def _accept(ours, side, port_sets, protocol):
     return rules + [ours + "icmp type %s return" % _ICMP_ERRORS]
 
 
-def forward(device, mss):
-    """Rules for forwarded packets. mss: TCP's largest segment in octets, or None.
+def forward(device, mss, host_limit):
+    """Rules for forwarded packets. mss: TCP's largest segment in octets, or None. host_limit: most
+    flows of a host of the LAN, 0 for no limit.
 
     What comes out of the softwire and matches no flow has no place to go but the default route,
     which is the softwire: without the first rule it would circle until its TTL ends.
     """
-    return [_looped(device, "looped")] + _clamp(device, mss)
+    return [_looped(device, "looped")] + _limit(device, host_limit) + _clamp(device, mss)
+
+
+def host_sets(host_limit, prefix=""):
+    """{name: definition} of nft's sets that forward needs."""
+    if not host_limit:
+        return {}
+    return {_hosts(host_limit, prefix): "{ type ipv4_addr; flags dynamic; size 4096; }"}
+
+
+def _hosts(host_limit, prefix):
+    return "%shosts_%d" % (prefix, host_limit)  # the limit is the set's, not the rule's
+
+
+def _limit(device, host_limit, prefix=""):
+    """Refused, not dropped: the host knows at once. Only what begins is counted, and once."""
+    if not host_limit:
+        return []
+    return [
+        'oifname "%s" ct state new ct status & confirmed == 0 add @%s { ip saddr ct count over %d }'
+        " counter name %sover_limit reject"
+        % (device, _hosts(host_limit, prefix), host_limit, prefix)
+    ]
 
 
 def _looped(devices, counter):
@@ -187,7 +210,7 @@ def _clamp(device, mss):
     ]
 
 
-def table(device, port_sets, open_sets, protocol, mss, mark):
+def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
     Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
@@ -202,12 +225,12 @@ def table(device, port_sets, open_sets, protocol, mss, mark):
             guard_out(device, port_sets, protocol),
         ),
         ("guard_in", "filter hook prerouting priority raw", guard_in(device, port_sets, protocol)),
-        ("forward", "filter hook forward priority mangle", forward(device, mss)),
+        ("forward", "filter hook forward priority mangle", forward(device, mss, host_limit)),
     )
     lines = ["add table %s" % TABLE]
     lines += ["add counter %s %s" % (TABLE, name) for name in GUARDS]
-    rooms = room_sets(open_sets)
-    lines += ["add set %s %s %s" % (TABLE, name, rooms[name]) for name in sorted(rooms)]
+    sets = dict(room_sets(open_sets), **host_sets(host_limit))
+    lines += ["add set %s %s %s" % (TABLE, name, sets[name]) for name in sorted(sets)]
     for name, hook, _ in chains:
         lines.append("add chain %s %s { type %s; }" % (TABLE, name, hook))
     lines.append("flush table %s" % TABLE)
@@ -276,8 +299,11 @@ def _fw4_chains(devices, plan, mark):
         ("forward", "filter hook forward priority mangle", _fw4_forward(devices, plan)),
     )
     lines = ["counter %s%s { }" % (FW4_PREFIX, name) for name in GUARDS]
-    rooms = room_sets(plan.open_sets, FW4_PREFIX) if plan else {}
-    lines += ["set %s %s" % (name, rooms[name]) for name in sorted(rooms)]
+    sets = {}
+    if plan:
+        sets.update(room_sets(plan.open_sets, FW4_PREFIX))
+        sets.update(host_sets(plan.host_limit, FW4_PREFIX))
+    lines += ["set %s %s" % (name, sets[name]) for name in sorted(sets)]
     for name, hook, rules in chains:
         lines.append("chain %s%s {" % (FW4_PREFIX, name))
         lines.append("\ttype %s; policy accept;" % hook)
@@ -302,7 +328,9 @@ def _fw4_in(devices, plan):
 
 def _fw4_forward(devices, plan):
     rules = [_looped(devices, FW4_PREFIX + "looped")]
-    return rules + _clamp(plan.device, plan.mss) if plan else rules
+    if plan:
+        rules += _limit(plan.device, plan.host_limit, FW4_PREFIX) + _clamp(plan.device, plan.mss)
+    return rules
 
 
 def _comment(mark):

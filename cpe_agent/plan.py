@@ -12,7 +12,8 @@ TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
 # default route. port_sets: all that are ours, the first one first. open_sets: those of them that
 # new flows may use. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or
-# None. nat: commands for nft that do all that. mark: names them.
+# None. host_limit: most flows of a host, or 0. nat: commands for nft that do all that. mark: names
+# them.
 Plan = namedtuple(
     "Plan",
     (
@@ -28,6 +29,7 @@ Plan = namedtuple(
         "open_sets",
         "protocol",
         "mss",
+        "host_limit",
         "nat",
         "mark",
     ),
@@ -62,6 +64,7 @@ def build(options, path, port_set, others=(), closed=()):
         open_sets,
         options.protocol,
         mss,
+        options.host_limit,
         text,
         mark,
     )
@@ -78,7 +81,15 @@ def _mss(options, mtu):
 
 def _nat(options, port_sets, open_sets, mss):
     def text(mark):
-        return nat.table(options.device, port_sets, open_sets, options.protocol, mss, mark)
+        return nat.table(
+            options.device,
+            port_sets,
+            open_sets,
+            options.protocol,
+            mss,
+            options.host_limit,
+            mark,
+        )
 
     mark = "cpe-agent %08x" % binascii.crc32(text("").encode())
     return text(mark), mark

@@ -280,6 +280,7 @@ _GUARD_TEXT = {
     "looped": "%d circling",
     "outside_in": "%d in",
     "outside_out": "%d out",
+    "over_limit": "%d beyond a host's limit",
 }
 
 

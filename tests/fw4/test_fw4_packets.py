@@ -2,13 +2,13 @@
 
 import pytest
 
-from cpe_agent import portset
+from cpe_agent import nat, portset
 from tests.fw4 import openwrt
 from tests.netns import topology
 from tests.netns.test_nat import GRE, ICMP, TCP, UDP, left, ports_as_seen, stray
 from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, SHARED
 
-QUIET = {"outside_out": 0, "outside_in": 0, "looped": 0}
+QUIET = dict.fromkeys(nat.GUARDS, 0)
 
 
 def count(home, guard):

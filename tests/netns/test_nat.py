@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpe_agent import portset
+from cpe_agent import nat, portset
 from tests.netns import topology
 from tests.netns.topology import AFTR, IMPATIENCE, INTERNET, LAN_HOST, OWN, PATIENCE, SHARED
 
@@ -43,7 +43,7 @@ def test_tcp_udp_and_ping_leave_inside_the_set(home, host):
     packets = left(home)
     assert {packet["protocol"] for packet in packets} == {TCP, UDP, ICMP}
     assert [packet for packet in packets if not topology.in_set(packet)] == []
-    assert home.cpe.call("counters") == {"outside_out": 0, "outside_in": 0, "looped": 0}
+    assert home.cpe.call("counters") == dict.fromkeys(nat.GUARDS, 0)
 
 
 def test_udp_larger_than_the_mtu_passes_both_ways(home):
@@ -134,6 +134,15 @@ def test_an_exhausted_set_leaks_nothing_outside_it(home):
     packets = left(home)
     assert {packet["protocol"] for packet in packets} == {TCP, UDP}
     assert [packet for packet in packets if not topology.in_set(packet, few)] == []
+
+
+def test_a_host_has_no_more_flows_than_the_option_allows(home):
+    home.cpe.call("apply", topology.wanted(OWN, host_limit="5"))
+    answers = home.lan.call("ask_udp", [[INTERNET[0], 80]], 9, 10, PATIENCE)
+    assert [bool(answer) for (answer,) in answers] == [True] * 5 + [False] * 4
+    assert count(home, "over_limit") == 4
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE) == "ConnectionRefusedError"
+    assert home.cpe.call("talk", INTERNET[0], 80, PATIENCE).split()[0] == SHARED  # no host's
 
 
 def test_mss_is_lowered_both_ways(home):

@@ -28,6 +28,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
         open_sets=(port_set,) + tuple(others[: len(more)]),
         protocol=protocol,
         mss=mss,
+        host_limit=0,
         nat="",
         mark="",
     )

@@ -19,6 +19,7 @@ PLAN = plan.Plan(
     open_sets=SETS,
     protocol=0,
     mss=1420,
+    host_limit=0,
     nat="",
     mark="",
 )

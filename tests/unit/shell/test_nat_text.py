@@ -97,7 +97,7 @@ def test_counters_survive_a_changed_set(nft):
     nft(text=nat_text(SET))
     nft("delete", "table", "ip", "cpe_agent")
     nft(text="add table ip cpe_agent\n")
-    numbers = {"outside_out": 7, "outside_in": 11, "looped": 13}
+    numbers = {"outside_out": 7, "outside_in": 11, "looped": 13, "over_limit": 17}
     for name, number in numbers.items():
         line = "add counter ip cpe_agent %s { packets %d bytes 1 }\n" % (name, number)
         nft(text=line)
