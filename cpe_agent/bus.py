@@ -88,14 +88,13 @@ class Door:
 
     def tell(self, place):
         """Tell who listens if what they know is over. place: (interface, device, address, first
-        port, last port), or None while no set is in use."""
+        port, last port, ports of all sets as text), or None while no set is in use."""
         if place == self._told:
             return
         kind = "up" if self._told is None else "changed" if place else "down"
-        interface, device, address, first, last = place or self._told
+        names = ("interface", "device", "address", "first_port", "last_port", "ports")
+        values = dict(zip(names, place or self._told))
         self._told = place
-        values = {"interface": interface, "device": device, "address": address}
-        values.update({"first_port": first, "last_port": last})
         event = dict(values, event=kind)
         bus = self._connection.bus
         bus.send_event(NAME, event)

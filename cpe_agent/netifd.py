@@ -79,9 +79,9 @@ class Netifd:
         plan = line.backend.plan if line else None
         if plan is None:
             return None
-        first = plan.port_sets[0]
-        ports = first.first, portset.last(first)
-        return (self._name(), plan.device, plan.address) + ports
+        first, last = plan.port_sets[0].first, portset.last(plan.port_sets[0])
+        ports = ",".join(["%d-%d" % (one.first, portset.last(one)) for one in plan.port_sets])
+        return (self._name(), plan.device, plan.address, first, last, ports)
 
     # Commands. They are answered before they are carried out, since netifd does not wait longer
     # than a firewall may take to load.

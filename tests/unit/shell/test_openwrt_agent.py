@@ -409,7 +409,12 @@ def test_changes_are_told_to_who_listens(router, make_peer):
         ubus.wait(200)
         ubus.call(WAN4, "up", {})
         rig.wait_for(lambda: ubus.wait(50) or len(heard) == 2, "the news")
-        place = {"address": "192.0.2.3", "first_port": 37056, "last_port": 37087}
+        place = {
+            "address": "192.0.2.3",
+            "first_port": 37056,
+            "last_port": 37087,
+            "ports": "37056-37087",
+        }
         assert {"event": "up", "interface": "wan4", "device": DEVICE, **place} in heard
         assert "up" in heard
         del heard[:]
