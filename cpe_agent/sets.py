@@ -187,7 +187,7 @@ class Sets:
         store.State of the first set, or None."""
         if not self._held or known is None or not known.first_internal:
             return self._line.options
-        return _with(self._line.options, known.first_internal, known.port_set.size)
+        return _with(self._line.options, known.first_internal, max(2, known.port_set.size))
 
     def change(self, now):
         """The line has other options."""
@@ -234,7 +234,7 @@ class Sets:
             return "there is no first set yet"
         if not mapping.narrow():
             return advice.whole_address()
-        size = mapping.grant.port_set.size
+        size = mapping.wish.size
         for internal_port in range(_FIRST_INTERNAL, 65536 - size, max(size, _STEP)):
             holder = self._add(free[0], internal_port, size)
             if not self._begin(now, holder):

@@ -196,12 +196,16 @@ class Mapping:
         stands for all of them, is what the server knows the mapping by."""
         if self.grant is None or self.internal_port == 0:
             return False
+        # Two at least: all protocols without PORT_SET would be a request for the whole address.
+        size = max(2, self.grant.port_set.size)
+        if self.grant.first_internal + size > 65536:
+            return False
         wish = self.wish
         self.internal_port = self.grant.first_internal
         self.wish = Wish(
             wish.protocol,
             self.internal_port,
-            self.grant.port_set.size,
+            size,
             wish.lifetime,
             wish.parity,
             wish.family,

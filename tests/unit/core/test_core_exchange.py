@@ -51,6 +51,32 @@ def test_a_partial_grant_with_other_internal_ports_is_renewed_by_its_size():
     assert bench.last().map.internal_port == 1
 
 
+def test_a_narrowed_mapping_leaves_the_other_internal_ports_to_others():
+    bench = Bench(MAX).granted(size=2048, first=26624, first_internal=26624)
+    assert bench.mapping.narrow()
+    bench.run_to_send()
+    assert (bench.last().map.internal_port, bench.sent_size()) == (26624, 2048)
+    bench.add(m.wish(0, 1024, 2048, 3600))  # no Overlap
+
+
+def test_a_narrowed_mapping_of_one_port_never_asks_for_the_whole_address():
+    bench = Bench(MAX).granted(size=1, first=26624, first_internal=1)
+    assert bench.mapping.narrow()
+    bench.run_to_send()
+    assert (bench.last().map.internal_port, bench.sent_size()) == (1, 2)
+
+
+def test_what_cannot_be_narrowed_is_left_as_it_is():
+    bench = Bench(MAX).start()
+    assert not bench.mapping.narrow()  # nothing is held
+    bench = Bench(m.wish(0, 0, 65535, 3600)).granted(size=32, first=37056, first_internal=0)
+    assert not bench.mapping.narrow()  # internal port 0 stands for all
+    bench = Bench(MAX).granted(size=1, first=26624, first_internal=65535)
+    assert not bench.mapping.narrow()  # there is no second port after that
+    bench.run_to_send()
+    assert bench.last().map.internal_port == 1
+
+
 def test_a_renewal_never_asks_for_more_than_was_wished():
     bench = Bench(m.wish(17, 50000, 16, 3600), known=SET)
     bench.start()
