@@ -111,7 +111,7 @@ def _walk(flows, statement, cut, prefix):
     for number, one in enumerate(cut):
         room = "add @%s { %s ct count %d } " % (_room(prefix, number, one), _PLACE, one.size)
         takes.append(room + "%s %s" % (statement, _target(one)))
-    begins = ["jhash %s mod %d <= %d " % (_FLOW, len(cut), at) for at in range(len(cut) - 1)] + [""]
+    begins = [_hash(_FLOW, len(cut)) + " <= %d " % at for at in range(len(cut) - 1)] + [""]
     rules = [flows + begin + take for begin, take in zip(begins, takes)]
     return rules + [flows + take for take in takes[:-1]]
 
@@ -121,9 +121,14 @@ def _shares(flows, key, statement, ranges):
     if len(ranges) == 1:
         return ["%s%s %s" % (flows, statement, _target(ranges[0]))]
     return [
-        "%sjhash %s mod %d == %d %s %s" % (flows, key, len(ranges), number, statement, _target(one))
+        "%s%s == %d %s %s" % (flows, _hash(key, len(ranges)), number, statement, _target(one))
         for number, one in enumerate(ranges)
     ]
+
+
+def _hash(key, count):
+    """With a seed: each rule would have a random one of its own, and make another choice."""
+    return "jhash %s mod %d seed 1" % (key, count)
 
 
 def _target(one):

@@ -136,6 +136,16 @@ def test_an_exhausted_set_leaks_nothing_outside_it(home):
     assert [packet for packet in packets if not topology.in_set(packet, few)] == []
 
 
+def test_ping_leaves_inside_of_one_of_several_sets(home):
+    sets = OWN, portset.PortSet(SHARED, OWN.first + OWN.size, OWN.size)
+    home.cpe.call("apply", topology.wanted(*sets))
+    for identifier in range(1, 21):
+        assert home.lan.call("ping", INTERNET[0], identifier, PATIENCE) == INTERNET[0]
+    seen = {packet["port"] for packet in left(home)}
+    assert all([one for one in seen if portset.contains(own, one)] for own in sets)
+    assert home.cpe.call("counters") == dict.fromkeys(nat.GUARDS, 0)
+
+
 def test_a_host_has_no_more_flows_than_the_option_allows(home):
     home.cpe.call("apply", topology.wanted(OWN, host_limit="5"))
     answers = home.lan.call("ask_udp", [[INTERNET[0], 80]], 9, 10, PATIENCE)

@@ -163,11 +163,11 @@ def nat_text(port_set, mtu=1460, **options):
     return plan.nat_text(settings(**options), port_set, mtu)
 
 
-def wanted(port_set, **options):
-    """The agent's plan as inside.apply() takes it."""
+def wanted(port_set, *others, **options):
+    """The agent's plan as inside.apply() takes it. others: additional sets."""
     source = bytes.fromhex("20010db8") + bytes(11) + b"\2"
     path = netlink.Path("wan", 1, 1500, source)
-    found = plan.build(settings(**options), path, port_set)
+    found = plan.build(settings(**options), path, port_set, others)
     return found._asdict()
 
 
