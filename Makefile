@@ -4,7 +4,7 @@
 PYTHON = .venv/bin/python
 
 .PHONY: help setup images demo test lint bench conformance ipk apk lab-openwrt \
-	bench-openwrt clean
+	bench-openwrt bench-nat clean
 
 help:
 	@echo "make demo    the story on the terminal, then build/demo/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make ipk     the package for OpenWrt 24.10, into build/openwrt; make apk: for 25.12"
 	@echo "make lab-openwrt   the tests on OpenWrt itself (docs/lab-openwrt.md)"
 	@echo "make bench-openwrt   what the agent costs an idle OpenWrt router, in eleven minutes"
+	@echo "make bench-nat   our NAT rules next to others and to masquerade, as root (docs/nat.md)"
 	@echo "make lint    ruff"
 	@echo "make clean   remove what was built"
 
@@ -49,6 +50,9 @@ lab-openwrt: setup
 
 bench-openwrt: setup ipk
 	$(PYTHON) qemu-lab/openwrt_bench.py build/openwrt/cpe-agent_*_all.ipk
+
+bench-nat: .venv/ready
+	$(PYTHON) -m tests.bench.nat
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,89 @@
+"""make bench-nat: ways to hold a NAT to port sets, side by side in one run. Wants root.
+
+Writes the tables of docs/nat.md, docs/nat-flows.svg and docs/nat-speed.svg. build/bench/nat.json
+has every sample. CPU times are this machine's, so compare the ratios: each round measures all ways
+one after another, and the ratio to masquerade is taken in the round.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+from tests.bench.nat import lab as labs
+from tests.bench.nat import measure, page, ways
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+PORTS = 1024
+PINGS = 50
+BETWEEN = 2  # flows
+
+
+def correctness(lab, way, port_sets):
+    """What a way's users see: {name: figure}."""
+
+    def anew():
+        lab.set_up(way.text(port_sets), port_sets if way.limited else None)
+
+    def allowed(source):
+        return source[0] == ways.ADDRESS and (not way.limited or ways.contains(port_sets, source))
+
+    found = {}
+    for name, protocol in (("udp", labs.UDP), ("tcp", labs.TCP)):
+        for mood, between in (("quiet", 0), ("lively", BETWEEN)):
+            anew()
+            fill = measure.flows_to_one_place(lab, protocol, PORTS, between, allowed)
+            found["%s_%s" % (name, mood)] = fill._asdict()
+    for name, shuffled in (("same_order", False), ("shuffled", True)):
+        anew()
+        found[name] = measure.kept_endpoints(lab, PORTS // 2, shuffled)._asdict()
+    anew()
+    found["pings"] = measure.pings(lab, PINGS)
+    return found
+
+
+def speed(lab, port_sets, rounds):
+    """{way: [{name: figure} of each round]}; every other round goes through the ways backwards."""
+    found = {way.name: [] for way in ways.WAYS}
+    bursts = {"busy": measure.busy(PORTS // 2), "scattered": measure.scattered()}
+    with lab.sender() as sender:
+        for number in range(rounds):
+            for way in ways.WAYS[:: -1 if number % 2 else 1]:
+                text = way.text(port_sets)
+                lab.set_up(text, None)
+                sample = {"packet": measure.packets(lab, sender)._asdict()}
+                for name, burst in bursts.items():
+                    lab.set_up(text, None)
+                    before = measure.kernel_memory()
+                    sample[name] = measure.send(lab, sender, burst)._asdict()
+                    sample[name]["memory"] = measure.kernel_memory() - before
+                found[way.name].append(sample)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9, help="paired runs for what it costs")
+    parser.add_argument("--page", default=str(ROOT / "docs/nat.md"), help="where the tables go")
+    given = parser.parse_args()
+    if os.geteuid():
+        sys.exit("bench-nat: wants root, for namespaces whose connection tracking it may set")
+    os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])  # packets are routed where they start
+    result = {}
+    with labs.Lab() as lab:
+        for kind, port_sets in ways.KINDS.items():
+            seen = {}
+            for way in ways.WAYS:
+                print("%s: %s ..." % (kind, way.name), flush=True)
+                seen[way.name] = correctness(lab, way, port_sets)
+            print("%s: what it costs, %d rounds ..." % (kind, given.rounds), flush=True)
+            result[kind] = {"seen": seen, "cost": speed(lab, port_sets, given.rounds)}
+    out = ROOT / "build/bench/nat.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    page.write(pathlib.Path(given.page), result)
+
+
+if __name__ == "__main__":
+    main()
