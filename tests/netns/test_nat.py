@@ -140,11 +140,12 @@ def test_ping_leaves_inside_of_one_of_several_sets(home):
     half = OWN.size // 2
     sets = [portset.PortSet(SHARED, OWN.first + at, half) for at in (0, half)]
     home.cpe.call("apply", topology.wanted(*sets))
+    before = home.cpe.call("counters")
     for identifier in range(1, 21):
         assert home.lan.call("ping", INTERNET[0], identifier, PATIENCE) == INTERNET[0]
     seen = {packet["port"] for packet in left(home)}
     assert all([one for one in seen if portset.contains(own, one)] for own in sets)
-    assert home.cpe.call("counters") == dict.fromkeys(nat.GUARDS, 0)
+    assert home.cpe.call("counters") == before
 
 
 def test_a_host_has_no_more_flows_than_the_option_allows(home):
