@@ -15,6 +15,7 @@ import threading
 
 from cpe_agent import netlink, plan, portset
 from cpe_agent.backends import linux
+from tests.netns import crowds
 
 ECHO_REQUEST, ECHO_REPLY, UNREACHABLE = 8, 0, 3
 TCP, UDP, ICMP = 6, 17, 1
@@ -243,7 +244,7 @@ def delete_flows(address, first, last):
 
 
 CALLS = [serve, talk, connect_many, ask_udp, open_udp, send_udp, receive_udp, close, ping]
-CALLS += [send_protocol, sniff, sniffed, apply, counters, delete_flows]
+CALLS += [send_protocol, sniff, sniffed, apply, counters, delete_flows, *crowds.CALLS]
 
 
 def main():

@@ -163,11 +163,12 @@ def nat_text(port_set, mtu=1460, **options):
     return plan.nat_text(settings(**options), port_set, mtu)
 
 
-def wanted(port_set, *others, **options):
-    """The agent's plan as inside.apply() takes it. others: additional sets."""
+def wanted(port_set, *others, closed=(), **options):
+    """The agent's plan as inside.apply() takes it. others: additional sets. closed: those of them
+    that new flows may not use."""
     source = bytes.fromhex("20010db8") + bytes(11) + b"\2"
     path = netlink.Path("wan", 1, 1500, source)
-    found = plan.build(settings(**options), path, port_set, others)
+    found = plan.build(settings(**options), path, port_set, others, closed)
     return found._asdict()
 
 
