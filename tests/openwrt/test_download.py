@@ -1,4 +1,4 @@
-"""An image is used only if its checksum is the one that is pinned, or that the release names."""
+"""An image is used only if its checksum is in the release's list, and that is the pinned one."""
 
 import hashlib
 
@@ -11,11 +11,18 @@ WRONG = "0" * 64
 
 
 @pytest.fixture
-def internet(monkeypatch, tmp_path):
-    """What downloads.openwrt.org has: {name: content}; and nothing is pinned."""
-    found = {openwrt_tests.IMAGE: CONTENT, "sha256sums": f"{RIGHT} *{openwrt_tests.IMAGE}".encode()}
+def internet(monkeypatch):
+    """What the release's folder has, {name: content}; its list is the one that is pinned."""
+    found = {openwrt_tests.IMAGE: CONTENT}
     monkeypatch.setattr(openwrt_tests, "get", lambda url: found[url.rsplit("/", 1)[1]])
-    monkeypatch.setattr(openwrt_tests, "PINNED", tmp_path / "pinned")
+
+    def publish(listing):
+        found["sha256sums"] = listing.encode()
+        pinned = hashlib.sha256(found["sha256sums"]).hexdigest()
+        monkeypatch.setattr(openwrt_tests, "LIST_CHECKSUM", pinned)
+
+    publish(f"{RIGHT} *{openwrt_tests.IMAGE}")
+    found["publish"] = publish
     return found
 
 
@@ -33,13 +40,16 @@ def test_an_image_with_another_checksum_is_refused(internet, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_pinned_wins_over_what_the_release_says(internet, tmp_path):
-    openwrt_tests.PINNED.write_text(f"{WRONG}  {openwrt_tests.IMAGE}\n")
-    with pytest.raises(openwrt_tests.DownloadError, match=WRONG):
-        openwrt_tests.download(tmp_path / "images")
+def test_a_list_that_is_not_the_pinned_one_is_not_believed(internet, tmp_path):
+    internet[openwrt_tests.IMAGE] = b"another"
+    forged = hashlib.sha256(b"another").hexdigest()
+    internet["sha256sums"] = f"{forged} *{openwrt_tests.IMAGE}".encode()
+    with pytest.raises(openwrt_tests.DownloadError, match="sha256sums has the checksum"):
+        openwrt_tests.download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_image_that_the_release_does_not_list_is_refused(internet, tmp_path):
-    internet["sha256sums"] = b"\n"
+    internet["publish"](f"{WRONG} *something-else")
     with pytest.raises(openwrt_tests.DownloadError, match="does not list"):
         openwrt_tests.download(tmp_path)
