@@ -12,6 +12,7 @@ PATIENCE = 0.05  # s; for frames that may be on their way
 ONE_FLOW = 1500  # times HANDFUL packets
 NEW_PLACES = 40
 SCATTERED = 20000  # flows
+COLLECTED = 1.5  # s; nft looks every second for counts that nobody needs
 
 # ns of CPU for each flow or packet that arrived; share: of the sent ones that did.
 Cost = namedtuple("Cost", ("ns", "share"))
@@ -103,7 +104,16 @@ def scattered():
     )
 
 
-def kernel_memory():
+def memory(lab, sender, burst):
+    """Octets of the kernel that each flow of a burst gives back at its end."""
+    send(lab, sender, burst)
+    before = _kernel_memory()
+    lab.forget_flows()
+    time.sleep(COLLECTED)
+    return (before - _kernel_memory()) / burst.count
+
+
+def _kernel_memory():
     """Octets that the whole kernel holds and cannot give up."""
     fields = ("SUnreclaim:", "Percpu:")
     lines = map(str.split, pathlib.Path("/proc/meminfo").read_text().splitlines())

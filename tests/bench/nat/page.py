@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from tests.bench.nat import measure, ways
+from tests.bench.nat import ways
 
 BEGIN, END = "<!-- written by make bench-nat -->\n", "<!-- end of what it wrote -->\n"
 BASE = ways.WAYS[0].name
@@ -103,12 +103,8 @@ def _cost_table(cost):
                     " (%.0f %% lost)" % (100 * lost) if lost > 0.005 else "",
                 )
             )
-        rows.append(
-            [
-                *row,
-                "%.0f octets" % (median(cost, way.name, "scattered", "memory") / measure.SCATTERED),
-            ]
-        )
+        octets = [sample["memory"] for sample in cost[way.name] if "memory" in sample]
+        rows.append([*row, "%.0f octets" % statistics.median(octets)])
     return _table(head, rows)
 
 
