@@ -10,16 +10,23 @@ from tests.netns import topology
 from tests.netns.test_occupancy import listed
 from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, SHARED
 
+ICMP = 1
 HOSTS = ["192.168.1.%d" % number for number in range(40, 60)]
 PLACES = [["198.51.100.%d" % number, 9000] for number in range(101, 151)]
 ONE = (OWN,)
 FOUR = tuple(portset.PortSet(SHARED, first, 256) for first in (1024, 4096, 33024, 60160))
+SMALL = tuple(portset.PortSet(SHARED, first, 64) for first in (1024, 4096, 33024))
 KINDS = {"one set of 1024": ONE, "four sets of 256": FOUR}
 GUARDED = dict.fromkeys(nat.GUARDS, 0)
 
 # OpenWrt's protocol map, as fw4 renders it: a rule for each set, of which the first one matches.
 _IN_SEQUENCE = (
     'add rule %s srcnat meta l4proto %%s oifname "lw4o6" snat ip to %%s:%%d-%%d' % nat.TABLE
+)
+
+# nft's counts begin anew with each set that holds them, and know nothing of older flows.
+_MISCOUNTED = pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a full piece is not known to be full"
 )
 
 _steady_ports = itertools.count(20000)  # a server for each test: old connections are no obstacle
@@ -154,6 +161,29 @@ def test_one_more_set_harms_no_flow(home, server):
     assert home.cpe.call("counters") == GUARDED
 
 
+@_MISCOUNTED
+def test_one_more_set_is_all_used_beside_a_nearly_full_one(home, server):
+    first, second = SMALL[:2]
+    home.cpe.call("apply", topology.wanted(first))
+    early = begin(home, "udp", [server["udp"]], 60)
+    home.cpe.call("apply", topology.wanted(first, second))
+    late = begin(home, "udp", [server["udp"]], 68)
+    assert None not in late
+    assert len(set(early + late)) == 128
+
+
+@_MISCOUNTED
+def test_without_a_set_in_the_middle_a_full_one_is_still_passed_over(home, server):
+    first, _, last = SMALL
+    home.cpe.call("apply", topology.wanted(*SMALL))
+    assert None not in begin(home, "udp", [server["udp"]], 192)
+    home.cpe.call("apply", topology.wanted(first, last))
+    home.cpe.call("delete_flows", SHARED, last.first, portset.last(last))
+    late = begin(home, "udp", [server["udp"]], 64)
+    assert None not in late
+    assert {owner(SMALL, port) for port in late} == {first}
+
+
 def test_a_closed_set_gets_no_new_flow_and_keeps_its_old_ones(home, server):
     first, second = FOUR[:2]
     home.cpe.call("apply", topology.wanted(first, second))
@@ -191,7 +221,8 @@ def test_echo_leaves_by_each_of_several_sets(home, town):
     home.cpe.call("apply", topology.wanted(*FOUR))
     for identifier in range(64):
         assert home.lan.call("ping", INTERNET[0], identifier, PATIENCE) == INTERNET[0]
-    used = {packet["port"] for packet in home.inet.call("sniffed")}
+    packets = home.inet.call("sniffed")
+    used = {packet["port"] for packet in packets if packet["protocol"] == ICMP}
     assert len(used) == 64
     assert {owner(FOUR, identifier) for identifier in used} == set(FOUR)
     assert home.cpe.call("counters") == GUARDED
