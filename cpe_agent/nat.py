@@ -28,6 +28,7 @@ _FW4_HEAD = "# Written by cpe-agent, and replaced by it.\n"
 _FW4_NO_IPV6 = "meta nfproto ipv6 drop"
 _SEARCHED = 128  # ports; a range that the kernel searches whole (nf_nat_core.c)
 _MOST_PIECES = 32
+_PLACES = 512  # that one piece has flows to; each takes about 1 kB of the kernel's memory
 _FLOW = "ip saddr . th sport"  # what keeps its port
 _PLACE = "meta l4proto . ip daddr . th dport"  # towards which ports are in use
 _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
@@ -72,8 +73,8 @@ def room_sets(port_sets, prefix=""):
     to each place, which is how many of its ports are in use towards there. The kernel counts the
     flows that live."""
     cut = pieces(port_sets)
-    names = [_room(prefix, number, one) for number, one in enumerate(cut)] if len(cut) > 1 else []
-    definition = "{ typeof %s; flags dynamic; size 65535; }" % _PLACE
+    names = [_room(prefix, number, one) for number, one in enumerate(cut)]
+    definition = "{ typeof %s; flags dynamic; size %d; }" % (_PLACE, _PLACES)
     return dict.fromkeys(names, definition)
 
 
@@ -94,14 +95,13 @@ def source_nat(device, port_sets, protocol, statement="snat to", prefix=""):
     flows = 'oifname "%s" meta l4proto ' % device
     cut = pieces(port_sets)
     rules = []
-    if protocol == wire.PROTO_ALL and (len(cut) > 1 or len(port_sets) > 1):
+    if protocol == wire.PROTO_ALL:
         rules += _shares(flows + "icmp ", "ip saddr . icmp id", statement, port_sets)
-    elif protocol == wire.PROTO_ALL and len(cut) == 1:
-        return ["%s{ tcp, udp, icmp } %s %s" % (flows, statement, _target(cut[0]))]
     flows += _protocols(protocol) + " "
-    if len(cut) > 1:
-        rules += _walk(flows, statement, cut, prefix)
-    # Where all seem to be full, or the counts are not right, the kernel has the last word.
+    # Also where there is one piece: its flows have to be known when another one comes.
+    rules += _walk(flows, statement, cut, prefix)
+    # Where all seem to be full, or there are more places than are counted, the kernel has the last
+    # word.
     return rules + _shares(flows, _FLOW, statement, cut)
 
 
