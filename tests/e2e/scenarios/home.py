@@ -279,7 +279,7 @@ class Home:
         """All that a person would look at on the router."""
         questions = ("ip addr", "ip route", "ip route show table local", "ip -6 route")
         found = {question: self.lab.cpe.check(question) for question in questions}
-        found["nft"] = self.lab.cpe.check("nft list ruleset")
+        found["nft"] = self.lab.cpe.check("nft -t list ruleset")  # flows come and go in its sets
         found["flows"] = self.lab.cpe.run("conntrack -L").stdout
         return found
 
