@@ -22,6 +22,7 @@ SPLIT = "--lab-stderr-follows--"
 LONGEST_LINE = {"lab": 3000, "openwrt": 440}
 QUOTED_QUOTE = 5  # labgrid quotes a whole command, so that a ' takes five bytes
 TAIL_LINES = 40
+PATIENCE = 90.0  # seconds for a command; a machine that others use, too, stops for many of them
 FIRST_WORD = 20  # seconds until a firmware says something; under full load it takes one or two
 
 
@@ -177,7 +178,7 @@ class Guest:
 
     # ------------------------------------------------------------------ commands
 
-    def run(self, command, timeout=30.0):
+    def run(self, command, timeout=PATIENCE):
         """Run a shell command; Result with exit code, stdout and stderr, one at a time."""
         body = (
             f"( {command}\n) 2>/tmp/.lab-err </dev/null; c=$?; echo; echo {SPLIT}; "
@@ -191,7 +192,7 @@ class Guest:
         at = lines.index(SPLIT)
         return Result(code, "\n".join(lines[:at]).removesuffix("\n"), "\n".join(lines[at + 1 :]))
 
-    def check(self, command, timeout=30.0):
+    def check(self, command, timeout=PATIENCE):
         """Run a command that must succeed; its standard output."""
         result = self.run(command, timeout)
         if result.code != 0:
@@ -247,7 +248,7 @@ class Guest:
         data = data.encode() if isinstance(data, str) else data
         room = LONGEST_LINE[self.machine.kind]
         where = shlex.quote(path + ".part")
-        self._console(f": > {where}", 30)
+        self._console(f": > {where}", PATIENCE)
         step = room * 3 // 4 // 3 * 3 if self._has_base64 else room // 5
         for at in range(0, len(data), step):
             part = data[at : at + step]
@@ -256,7 +257,7 @@ class Guest:
             else:
                 octal = "".join(f"\\{byte:03o}" for byte in part)
                 text = f"printf '{octal}' >> {where}"
-            _, code = self._console(text, 30)
+            _, code = self._console(text, PATIENCE)
             if code != 0:
                 raise LabError(f"{self.name}: cannot write {path}")
         change = f"chmod {mode:o} {where} && " if mode is not None else ""
@@ -365,7 +366,7 @@ class Job:
         said = self.guest.run(f"cat {self._base}.rc").stdout.strip()
         return int(said) if said else None
 
-    def wait(self, timeout=30.0):
+    def wait(self, timeout=PATIENCE):
         """Wait for its end; a Result like that of Guest.run."""
         end = time.monotonic() + timeout
         while (code := self.poll()) is None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import writelog
-from .guest import Guest, LabError, Machine
+from .guest import PATIENCE, Guest, LabError, Machine
 
 HERE = Path(__file__).resolve().parent
 LAB = HERE.parent
@@ -269,11 +269,11 @@ class Lab:
 
     # ------------------------------------------------------------------ what one does in a lab
 
-    def lan(self, command, timeout=30.0):
+    def lan(self, command, timeout=PATIENCE):
         """Run a command on the home's LAN host; a Result."""
         return self.isp.run(f"ip netns exec lan {command}", timeout)
 
-    def internet(self, command, timeout=30.0):
+    def internet(self, command, timeout=PATIENCE):
         """Run a command on the Internet's host; a Result."""
         return self.isp.run(f"ip netns exec internet {command}", timeout)
 

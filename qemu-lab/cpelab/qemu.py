@@ -11,11 +11,15 @@ import contextlib
 import select
 import socket
 import subprocess
+import time
 
 import attr
 from labgrid.driver import QEMUDriver
 from labgrid.factory import target_factory
+from pexpect import TIMEOUT
 
+SILENCE = 5  # seconds after which a guest gets a character that its terminal ignores
+XON = b"\x11"
 START_TIMEOUT = 20  # seconds until QEMU has opened its console; it takes well under one
 
 
@@ -76,9 +80,22 @@ class LabQEMUDriver(QEMUDriver):
         return bool(select.select([self._clientsocket], [], [], timeout)[0])
 
     def _read(self, size=1, timeout=10, max_size=None):
-        data = super()._read(size, timeout, max_size)
+        data = self._patient_read(size, timeout, max_size)
         with open(self.transcript, "ab") as out:
             out.write(data)
         if not data:
             raise OSError("QEMU closed the console")
         return data
+
+    def _patient_read(self, size, timeout, max_size):
+        """Read; wake a guest that is silent. One in some thousand commands was seen to say nothing
+        more for half a minute: an interrupt of the console is lost, and any input makes another."""
+        end = time.monotonic() + timeout
+        while True:
+            left = max(0, end - time.monotonic())
+            try:
+                return super()._read(size, min(left, SILENCE), max_size)
+            except TIMEOUT:
+                if left <= SILENCE:
+                    raise
+                self._clientsocket.send(XON)
