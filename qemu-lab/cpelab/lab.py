@@ -3,7 +3,8 @@
       internet --- [ isp: lwAFTR ] === access === [ cpe ] --- home --- lan
 
 "internet" (198.51.100.1, .2, 203.0.113.1) and "lan" (192.168.1.10) are network namespaces of the
-guest isp; so one guest plays everything that is not the router. The lwAFTR's address
+guest isp; so one guest plays everything that is not the router. A second home has a router of its
+own, "cpe2", and "lan2", whose addresses are those of the first. The lwAFTR's address
 2001:db8:ffff::1 is not on the access link (2001:db8:c0de::/64): a routed path, as in real
 networks. Links are pairs of UDP sockets on a loopback address of the lab's own: no root, no order
 of starting, and a guest can be killed and come back. (Unix datagram sockets did that too, but where
@@ -35,12 +36,14 @@ import images  # noqa: E402  (a script beside this package, not an installed mod
 CPE_MEMORY = 96  # MiB; stands for a 64 MB router: 41 go to Debian's kernel, far bigger than its
 ISP_MEMORY = 160  # MiB
 FLASH_SIZE = 16 << 20  # bytes
+ISP_CARDS = (1, 2, 5, 6)  # numbers of the isp's network cards, in the order of the links
 BOOT_ARGS = (
     "console=ttyS0 quiet panic=-1 root=/dev/nvme0n1 rootfstype=ext4 ro rootwait "
     "init=/usr/bin/linuxrc nr_cpus=1 nvme.io_queue_depth=8 mitigations=off audit=0 "
     "apparmor=0 trace_buf_size=1K log_buf_len=32K no_timer_check"
 )
-LINK_PORTS = range(4446, 4450)  # two for each link, on the lab's own loopback address
+LINK_PORTS = range(4446, 4454)  # two for each link, on the lab's own loopback address
+ACCESS = ("2001:db8:c0de", "2001:db8:c0de:2")  # prefix of each home's access link, a /64
 LWAFTR_ADDRESS = "2001:db8:ffff::1"
 LWAFTR_CONTROL = "/run/lwaftr.sock"
 
@@ -71,9 +74,10 @@ class Link:
             f"virtio-net-pci,netdev={self.name},romfile=,mac={mac}",
         ]
         if capture:
+            most = "" if capture is True else f",maxlen={capture}"
             arguments += [
                 "-object",
-                f"filter-dump,id=dump-{self.name},netdev={self.name},file={self.pcap}",
+                f"filter-dump,id=dump-{self.name},netdev={self.name},file={self.pcap}{most}",
             ]
         return arguments
 
@@ -118,7 +122,7 @@ def copy_tree(source, target):
 
 
 class Lab:
-    """Both guests, wired; a context manager.
+    """All guests, wired; a context manager.
 
     workdir: where console transcripts, disks and captures go (made if missing).
     files: {path under /etc: text}, written to the router's flash disk before the first boot;
@@ -128,6 +132,8 @@ class Lab:
         one, workdir/flash.img, at every start.
     flash_log: file that gets every write to the flash disk (see writelog); the image before
         the first write is kept beside it, with ".base" added to its name.
+    homes: 1, or 2 for a second router, cpe2, with disks and links (access2, home2) of its own.
+    capture: True, or how many octets of each packet are kept; False: no captures.
     """
 
     def __init__(
@@ -142,6 +148,7 @@ class Lab:
         isp_memory=ISP_MEMORY,
         capture=True,
         boot_timeout=60,
+        homes=1,
     ):
         self.workdir = Path(workdir).resolve()
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -157,17 +164,20 @@ class Lab:
             name: Link(
                 name, host, {"a": next(ports), "b": next(ports)}, self.workdir / f"{name}.pcap"
             )
-            for name in ("access", "home")
+            for name in ("access", "home", "access2", "home2")[: 2 * homes]
         }
         self.isp = Guest("isp", self._isp_machine(isp_memory), self.workdir)
         self.cpe = Guest("cpe", self._cpe_machine(cpe_memory), self.workdir)
         self.guests = [self.isp, self.cpe]
+        if homes == 2:
+            self.cpe2 = Guest("cpe2", self._second_machine(cpe_memory), self.workdir)
+            self.guests.append(self.cpe2)
         self._lwaftr = None
 
     # ------------------------------------------------------------------ power
 
     def start(self, wait=True):
-        """Build what is out of date, make the disks, start both guests; self."""
+        """Build what is out of date, make the disks, start the guests; self."""
         began = time.monotonic()
         self._prepare()
         self._say(f"disks ready after {time.monotonic() - began:.1f} s")
@@ -201,9 +211,9 @@ class Lab:
         extra = [
             *root_disk(images.BUILD / "isp.img"),
             *disk(self.workdir / "isp-code.img", "code", True),
-            *self.links["access"].card("b", 1, self._capture),
-            *self.links["home"].card("b", 2, self._capture),
         ]
+        for number, link in enumerate(self.links.values()):
+            extra += link.card("b", ISP_CARDS[number], self._capture)
         return Machine(
             memory, extra, images.BUILD / "vmlinux", BOOT_ARGS, boot_timeout=self._timeout
         )
@@ -212,16 +222,29 @@ class Lab:
         flash = disk(self.flash, "flash", False)
         if self.flash_log:
             flash = writelog.logged_disk(self.flash, self.flash_log)
+        cards = [*self.links["access"].card("a", 3, False), *self.links["home"].card("a", 4, False)]
+        return self._router_machine(memory, flash, cards, ACCESS[0])
+
+    def _second_machine(self, memory):
+        links = self.links
+        cards = [*links["access2"].card("a", 7, False), *links["home2"].card("a", 8, False)]
+        return self._router_machine(memory, disk(self._flash2, "flash", False), cards, ACCESS[1])
+
+    def _router_machine(self, memory, flash, cards, access):
         extra = [
             *root_disk(images.BUILD / "cpe.img"),
             *disk(self.workdir / "cpe-code.img", "code", True),
             *flash,
-            *self.links["access"].card("a", 3, False),
-            *self.links["home"].card("a", 4, False),
+            *cards,
         ]
+        boot_args = f"{BOOT_ARGS} lab.access={access}"
         return Machine(
-            memory, extra, images.BUILD / "vmlinux", BOOT_ARGS, boot_timeout=self._timeout
+            memory, extra, images.BUILD / "vmlinux", boot_args, boot_timeout=self._timeout
         )
+
+    @property
+    def _flash2(self):
+        return self.workdir / "flash2.img"
 
     # ------------------------------------------------------------------ disks
 
@@ -238,7 +261,9 @@ class Lab:
 
     def _make_router_disk(self):
         if self._new_flash:
-            self._make_flash()
+            self._make_flash(self.flash, self._files)
+        if "access2" in self.links:
+            self._make_flash(self._flash2, {})
 
     def _fill_code_disk(self, folder):
         """What the router gets beside its own disks."""
@@ -257,15 +282,16 @@ class Lab:
             images.make_ext4(cpe, self.workdir / "cpe-code.img", label="code")
             images.make_ext4(isp, self.workdir / "isp-code.img", label="code")
 
-    def _make_flash(self):
+    @staticmethod
+    def _make_flash(image, files):
         with tempfile.TemporaryDirectory(prefix="cpelab-") as name:
             for path in ("config", "cpe-agent"):
                 Path(name, path).mkdir()
-            for path, text in self._files.items():
+            for path, text in files.items():
                 target = Path(name, path.removeprefix("/etc/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text)
-            images.make_ext4(Path(name), self.flash, FLASH_SIZE, 1024, True, "flash")
+            images.make_ext4(Path(name), image, FLASH_SIZE, 1024, True, "flash")
 
     # ------------------------------------------------------------------ what one does in a lab
 
@@ -347,10 +373,12 @@ class Lab:
             raise LabError(f"lwaftr {command}: {result.stderr}")
         return result.json()
 
-    def configure(self, text):
-        """Write the router's /etc/config/cpe-agent; the agent starts within a second.
+    def configure(self, text, router=None):
+        """Write a router's /etc/config/cpe-agent; the agent starts within a second.
 
-        Given to Lab(files=...) instead, the agent is up before the lwAFTR can be.
+        Given to Lab(files=...) instead, the agent is up before the lwAFTR can be. router: by
+        default cpe.
         """
-        self.cpe.put("/etc/config/cpe-agent", text)
-        self.cpe.check("sync")  # a power cut soon after must not take the configuration along
+        router = router or self.cpe
+        router.put("/etc/config/cpe-agent", text)
+        router.check("sync")  # a power cut soon after must not take the configuration along

@@ -10,6 +10,7 @@ from cpelab.guest import LabError
 
 LWAFTR = "2001:db8:ffff::1"
 ROUTER = "2001:db8:c0de::2"
+ROUTER2 = "2001:db8:c0de:2::2"
 POOL = "192.0.2.3"
 NEIGHBOUR = "2001:db8:ffff::99"
 SET_SIZE = 1024
@@ -38,13 +39,16 @@ class Home:
 
     def __init__(self, lab):
         self.lab = lab
+        self.cpe = lab.cpe
+        self.address = ROUTER
+        self.lan = "lan"
         self._config = None
         self._began = None
         self._next_message = 0
         lab.wait_internet()
         for path in (PROBE, CONTROL):
             lab.isp.put(f"/tmp/{path.name}", path.read_text())
-        lab.isp.check(f"ip addr add {NEIGHBOUR}/128 dev aftr0 nodad")
+        lab.isp.check(f"ip addr replace {NEIGHBOUR}/128 dev aftr0 nodad")
 
     # ------------------------------------------------------------ beginning
 
@@ -66,24 +70,24 @@ class Home:
     def _begin(self, options, neighbour=False, faults=None, wait=True, **lwaftr):
         """neighbour: another home takes the first set of the pool before. faults: those from the
         beginning. wait: False returns at once. lwaftr: sections of the lwAFTR's config."""
-        self._clean()
+        self.clean()
         self._begin_lwaftr(lwaftr)
         if neighbour:
             assert self.probe("neighbour")["first_port"] == 1024
         if faults:
             self.lwaftr("fault", **faults)
         self.configure(options)
-        self.lab.cpe.check("rm /tmp/no-agent")
+        self.start_agent()
         return self.wait_up() if wait else None
 
-    def _clean(self):
+    def clean(self):
         """An empty router. One whose shell is gone takes its own test down, not the next ones."""
         try:
-            self.lab.cpe.run(_CLEAN)
+            self.cpe.run(_CLEAN)
         except LabError:
-            self.lab.cpe.kill()
-            self.lab.cpe.start_again()
-            self.lab.cpe.run(_CLEAN)
+            self.cpe.kill()
+            self.cpe.start_again()
+            self.cpe.run(_CLEAN)
 
     def _begin_lwaftr(self, sections):
         config = {
@@ -109,13 +113,13 @@ class Home:
     def configure(self, options=""):
         """Write the router's config: the lwAFTR's address, and more lines of options."""
         lines = ["config softwire 'wan4'", f"option aftr '{LWAFTR}'", *options.split("\n")]
-        self.lab.configure("\n\t".join(lines) + "\n")
+        self.lab.configure("\n\t".join(lines) + "\n", self.cpe)
 
     # ------------------------------------------------------------ the agent
 
     def status(self):
         """What 'cpe-agent status --json' says; {} while no agent answers."""
-        result = self.lab.cpe.run("cpe-agent status --json")
+        result = self.cpe.run("cpe-agent status --json")
         return result.json() if result.code in (0, 1) and result.stdout else {}
 
     def wait_status(self, wanted, timeout=PATIENCE):
@@ -126,7 +130,7 @@ class Home:
             if found and wanted(found):
                 return found
             if time.monotonic() > end:
-                raise self.lab.cpe.failure(f"not within {timeout} s: {found}\n{self.log()}")
+                raise self.cpe.failure(f"not within {timeout} s: {found}\n{self.log()}")
 
     def wait_up(self, timeout=PATIENCE):
         """Status when a set is held and the network is what it should be."""
@@ -141,23 +145,23 @@ class Home:
         )
 
     def log(self):
-        return self.lab.cpe.run("cat /tmp/log/agent").stdout
+        return self.cpe.run("cat /tmp/log/agent").stdout
 
     def wait_log(self, text, count=1, timeout=PATIENCE):
         """Wait until a text stands in the log as often as that."""
         pattern = text.replace("'", ".")
         command = f"[ $(grep -c '{pattern}' /tmp/log/agent) -ge {count} ]"
-        self.lab.cpe.wait_until(command, timeout)
+        self.cpe.wait_until(command, timeout)
 
     def stop_agent(self):
         """End the agent, and see that it does not come back."""
-        self.lab.cpe.run("touch /tmp/no-agent; kill $(cat /var/run/cpe-agent.lab.pid); sleep 0.3")
+        self.cpe.run("touch /tmp/no-agent; kill $(cat /var/run/cpe-agent.lab.pid); sleep 0.3")
 
     def start_agent(self):
-        self.lab.cpe.check("rm -f /tmp/no-agent")
+        self.cpe.check("rm -f /tmp/no-agent")
 
     def renew(self):
-        self.lab.cpe.check("cpe-agent renew")
+        self.cpe.check("cpe-agent renew")
 
     def wait_renewed(self, before, timeout=PATIENCE):
         """Status when there is one more renewal than before (a status)."""
@@ -203,8 +207,9 @@ class Home:
             found += self.messages()
         return found
 
-    def bindings(self, client=ROUTER):
-        """Bindings of an IPv6 address, as (address, first port, size)."""
+    def bindings(self, client=None):
+        """Bindings of an IPv6 address, by default the router's, as (address, first port, size)."""
+        client = client or self.address
         found = self.lwaftr("bindings")["bindings"]
         return [
             (one["address"], one["first_port"], one["size"])
@@ -212,7 +217,7 @@ class Home:
             if one["client"] == client
         ]
 
-    def wait_bindings(self, wanted, client=ROUTER, timeout=PATIENCE):
+    def wait_bindings(self, wanted, client=None, timeout=PATIENCE):
         """Wait until the lwAFTR has these bindings, as of bindings()."""
         end = time.monotonic() + timeout
         while self.bindings(client) != wanted:
@@ -229,7 +234,7 @@ class Home:
         return self.lab.isp.run(text, timeout=60).json_lines()[-1]
 
     def lan_probe(self, command):
-        return self.probe(command, "ip netns exec lan")
+        return self.probe(command, "ip netns exec " + self.lan)
 
     def talk(self, held=None):
         """The LAN host talks TCP, UDP and ICMP to the Internet, from inside the set."""
@@ -244,7 +249,7 @@ class Home:
     def stream(self, interval=0.1):
         """A UDP stream from the LAN, started and answered; end it with measure()."""
         job = self.lab.isp.spawn(
-            f"ip netns exec lan python3 /tmp/probe.py stream --interval {interval}"
+            f"ip netns exec {self.lan} python3 /tmp/probe.py stream --interval {interval}"
         )
         end = time.monotonic() + PATIENCE
         while "ready" not in job.stdout():
@@ -258,7 +263,8 @@ class Home:
 
     def connection(self, seconds=60, interval=0.5):
         """A TCP connection from the LAN that carries a number each interval; a Job."""
-        job = self.lab.host_job(f"counter 198.51.100.1 --seconds {seconds} --interval {interval}")
+        command = f"counter 198.51.100.1 --seconds {seconds} --interval {interval}"
+        job = self.lab.host_job(command, self.lan)
         end = time.monotonic() + PATIENCE
         while '"n": 1' not in job.stdout():
             assert time.monotonic() < end, "no TCP connection"
@@ -278,13 +284,30 @@ class Home:
     def network(self):
         """All that a person would look at on the router."""
         questions = ("ip addr", "ip route", "ip route show table local", "ip -6 route")
-        found = {question: self.lab.cpe.check(question) for question in questions}
-        found["nft"] = self.lab.cpe.check("nft -t list ruleset")  # flows come and go in its sets
-        found["flows"] = self.lab.cpe.run("conntrack -L").stdout
+        found = {question: self.cpe.check(question) for question in questions}
+        found["nft"] = self.cpe.check("nft -t list ruleset")  # flows come and go in its sets
+        found["flows"] = self.cpe.run("conntrack -L").stdout
         return found
 
     def has_softwire(self):
-        return self.lab.cpe.run("ip link show lw4o6").code == 0
+        return self.cpe.run("ip link show lw4o6").code == 0
+
+
+class SecondHome(Home):
+    """The second home of a lab with two, at the lwAFTR that the first one began with."""
+
+    def __init__(self, lab):
+        super().__init__(lab)
+        self.cpe = lab.cpe2
+        self.address = ROUTER2
+        self.lan = "lan2"
+
+    def join(self, options=""):
+        """An empty router, then its first grant; its status."""
+        self.clean()
+        self.configure(options)
+        self.start_agent()
+        return self.wait_up()
 
 
 def held(found):

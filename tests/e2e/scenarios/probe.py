@@ -158,6 +158,55 @@ def run_stream(args):
 # ---------------------------------------------------------------- neighbours
 
 
+def run_punch(args):
+    """UDP hole punching: learn our external address, tell the friend by a file, and send to theirs
+    until theirs has come and ours has surely been sent again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.3)
+        mine = external(sock, args.timeout)
+        with open(args.mine + ".part", "w") as out:
+            json.dump(mine, out)
+        os.rename(args.mine + ".part", args.mine)
+        friend = tuple(await_file(args.friend, args.timeout))
+        heard = 0
+        end = time.monotonic() + args.timeout
+        while heard < 3 and time.monotonic() < end:
+            sock.sendto(b"punch", friend)
+            try:
+                heard += sock.recvfrom(4096) == (b"punch", friend)
+            except socket.timeout:
+                continue
+        emit(mine=mine, friend=friend, heard=heard)
+
+
+def external(sock, timeout):
+    """[address, port] that a server of the Internet sees of a UDP socket."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        sock.sendto(b"who am I", (INTERNET, 7))
+        try:
+            return json.loads(sock.recv(4096))["peer"]
+        except socket.timeout:
+            continue
+    raise OSError("nobody says who we are")
+
+
+def await_file(path, timeout):
+    end = time.monotonic() + timeout
+    while not os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.05)
+    with open(path) as file:
+        return json.load(file)
+
+
+def run_strays(args):
+    """UDP datagrams with a mark in them, which nobody answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _ in range(args.count):
+            sock.sendto(args.mark.encode(), (args.host, args.port))
+    emit(ok=True)
+
+
 def run_neighbour(args):
     """Another home asks for a port set, from an address that this guest has."""
     from cpe_agent.pcp import wire
@@ -194,6 +243,12 @@ def main():
     top.add_argument("--tos", type=int, default=0)
     top.add_argument("--source", default="2001:db8:ffff::99")
     top.add_argument("--router", default="2001:db8:c0de::2")
+    top.add_argument("--host", default=INTERNET)
+    top.add_argument("--port", type=int, default=7)
+    top.add_argument("--count", type=int, default=1)
+    top.add_argument("--mark", default="")
+    top.add_argument("--mine", default="")
+    top.add_argument("--friend", default="")
     args = top.parse_args()
     globals()["run_" + args.command](args)
 
