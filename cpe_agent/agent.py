@@ -310,6 +310,8 @@ class Agent:
             same = (old.device, self.config.agent) == (new.device, settings.agent)
             backend = self.line.backend if same else self._backend(settings)
             self.line.change(now, new, backend)
+        if self.line and self.line.forwards != settings.forwards:
+            self.line.change_forwards(now, settings.forwards)
         self._switch_ports(now, settings.mappings)
         self.config = settings
         self._name_the_living()
@@ -355,7 +357,8 @@ class Agent:
 
     def _make_line(self, settings):
         usage = Usage(self.clock) if settings.agent.backend != "none" else None
-        return Line(settings.softwire, self._place, self._backend(settings), usage)
+        backend = self._backend(settings)
+        return Line(settings.softwire, self._place, backend, usage, settings.forwards)
 
     def _backend(self, settings):
         if settings.agent.backend == "none":

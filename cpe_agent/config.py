@@ -12,11 +12,13 @@ from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import servers, wire
 from cpe_agent.pcp.client import Client, Overlap
 
-# softwire: Softwire or None. mappings: tuple of Mapping. agent: Agent. These are namedtuples of the
-# options below. warnings: lines for the log.
-Config = namedtuple("Config", ("softwire", "mappings", "agent", "warnings"))
+# softwire: Softwire or None. mappings: tuple of Mapping. forwards: tuple of Forward. agent: Agent.
+# These are namedtuples of the options below. warnings: lines for the log.
+Config = namedtuple("Config", ("softwire", "mappings", "forwards", "agent", "warnings"))
 
 MAX_MAPPINGS = 16  # each has its place in a state file of 4096 octets
+MAX_FORWARDS = 32
+_LONGEST_NAME = 32  # letters
 
 
 class ConfigError(ValueError):
@@ -177,18 +179,28 @@ MAPPING_OPTIONS = (
     ("prefer_failure", "0", _flag),  # that external port or none
     ("filter", None, _filter),  # peers that may send
 )
+# A port of the softwire's sets that leads to a host of the LAN.
+FORWARD_OPTIONS = (
+    ("enabled", "1", _flag),
+    ("proto", None, _choice({"tcp": "tcp", "udp": "udp"})),  # both if not given
+    ("dest_ip", None, _ip4),  # this router if not given
+    ("dest_port", None, _number(1, 65535)),  # as external_port if not given
+    ("external_port", "auto", _number(1, 65535, ("auto", 0))),
+)
 # What makes the plan so: iproute2 and nft, or OpenWrt's netifd and fw4: then the softwire's options
 # are a 'config interface' with proto lw4o6. none only holds the port set.
 _BACKENDS = {"linux": "linux", "none": "none", "openwrt": "openwrt"}
 AGENT_OPTIONS = (("backend", "linux", _choice(_BACKENDS)),)
 
 
-_LISTS = {"server": servers.MAX_SERVERS, "filter": wire.MAX_FILTERS}  # as many as each may have
+# As many as each may have.
+_LISTS = {"server": servers.MAX_SERVERS, "filter": wire.MAX_FILTERS, "proto": 2}
 
 _NO_AFTR = "%s: option aftr is missing; give the IPv6 address of the operator's lwAFTR"
 
 Softwire = namedtuple("Softwire", ("name",) + tuple(option[0] for option in SOFTWIRE_OPTIONS))
 Mapping = namedtuple("Mapping", ("name",) + tuple(option[0] for option in MAPPING_OPTIONS))
+Forward = namedtuple("Forward", ("name",) + tuple(option[0] for option in FORWARD_OPTIONS))
 Agent = namedtuple("Agent", tuple(option[0] for option in AGENT_OPTIONS))
 
 
@@ -199,7 +211,7 @@ def parse(text):
     except uci.UciError as error:
         raise ConfigError(str(error)) from None
     warnings = []
-    found = {"softwire": [], "mapping": []}
+    found = {"softwire": [], "mapping": [], "forward": []}
     merged = {}
     for section in sections:
         if section.type == "agent":
@@ -222,7 +234,9 @@ def parse(text):
     mappings = tuple([_mapping(section, warnings) for section in found["mapping"]])
     softwire = softwires[0] if softwires else None
     check_together(mappings, softwire)
-    return Config(softwire, mappings, agent, warnings)
+    forwards = tuple([_forward(section, warnings) for section in found["forward"]])
+    _check_forwards(forwards, softwire or by_netifd)
+    return Config(softwire, mappings, forwards, agent, warnings)
 
 
 def _read(where, texts, options, warnings):
@@ -310,11 +324,40 @@ def _mapping(section, warnings):
     if values["prefer_failure"] and not values["external_port"]:
         raise ConfigError("%s: option prefer_failure needs option external_port" % where)
     name = section.name or "%d_%d" % (values["protocol"], values["internal_port"])
-    if len(name) > 32:
-        raise ConfigError("%s: its name is too long; allowed: 32 letters" % where)
+    _check_name(where, name)
     mapping = Mapping(name, *[values[option[0]] for option in MAPPING_OPTIONS])
     _check_wish(where, mapping_wish, mapping)
     return mapping
+
+
+def _check_name(where, name):
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError("%s: its name is too long; allowed: %d letters" % (where, _LONGEST_NAME))
+
+
+def _forward(section, warnings):
+    where = "forward '%s'" % (section.name or "")
+    values = _read(where, section.options, FORWARD_OPTIONS, warnings)
+    values["proto"] = tuple(sorted(set(values["proto"]))) or ("tcp", "udp")
+    values["dest_port"] = values["dest_port"] or values["external_port"]
+    if not values["dest_port"]:
+        raise ConfigError(
+            "%s: option dest_port is missing; give the port that the server listens on" % where
+        )
+    name = section.name or "port_%d" % values["dest_port"]
+    _check_name(where, name)
+    return Forward(name, *[values[option[0]] for option in FORWARD_OPTIONS])
+
+
+def _check_forwards(forwards, softwire):
+    if forwards and not softwire:
+        raise ConfigError("a 'config forward' section needs a 'config softwire' section")
+    if len(forwards) > MAX_FORWARDS:
+        raise ConfigError("%d forwards; allowed: %d" % (len(forwards), MAX_FORWARDS))
+    names = [one.name for one in forwards]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError("forward '%s' is there twice; each needs its own name" % name)
 
 
 def _check_wish(where, build, options):

@@ -86,7 +86,9 @@ def join(settings, wanted):
         return settings
     softwire = wanted.softwire if wanted else None
     config.check_together(settings.mappings, softwire)
-    return config.Config(softwire, settings.mappings, settings.agent, settings.warnings)
+    return config.Config(
+        softwire, settings.mappings, settings.forwards, settings.agent, settings.warnings
+    )
 
 
 class Record:

@@ -1,6 +1,6 @@
 """The softwire: a mapping whose port set is what the router's NAT lives on."""
 
-from cpe_agent import advice, config, lease, log, net, plan, softwire, store
+from cpe_agent import advice, config, forwards, lease, log, net, plan, softwire, store
 from cpe_agent.backends import BackendError
 from cpe_agent.keeper import Keeper
 from cpe_agent.pcp import mapping as m
@@ -16,11 +16,13 @@ _CODES = {"server": "PCP_SILENT", "path": "NO_WAY_TO_SERVER", "store": "STATE_NO
 class Line(Keeper):
     """Keeps the port set, and the network as the set says."""
 
-    def __init__(self, options, place, backend, usage=None):
+    def __init__(self, options, place, backend, usage=None, wanted_forwards=()):
         """options: config.Softwire. backend: as those in cpe_agent.backends. usage: usage.Usage, or
-        None where nothing can be counted."""
+        None where nothing can be counted. wanted_forwards: tuple of config.Forward."""
         super().__init__(store.SOFTWIRE, options, place)
         self.usage = usage
+        self.forwards = wanted_forwards
+        self._placed = ()  # forwards.Placed that the log has told of
         self.sets = Sets(self, place, usage)
         self.sets.recall()
         self.backend = backend
@@ -103,6 +105,11 @@ class Line(Keeper):
             self.forget_path()
         self.start(now)
         self.sets.change(now)
+
+    def change_forwards(self, now, wanted):
+        """Go over to other forwards. wanted: tuple of config.Forward."""
+        self.forwards = wanted
+        self.apply(now)
 
     def dismiss(self, now):
         """See Keeper. False if the line could not be taken down: then it is kept."""
@@ -255,9 +262,10 @@ class Line(Keeper):
 
     def _apply_set(self, now, port_set):
         try:
-            others, closed = self.sets.port_sets()
-            if self.backend.apply(plan.build(self.options, self.path, port_set, others, closed)):
+            wanted = self._plan(port_set)
+            if self.backend.apply(wanted):
                 self.reconfigurations += 1
+            self._tell_forwards(wanted.forwards if wanted else ())
         except BackendError as error:
             self._apply_at = now + self._retry
             self.complain("backend", advice.backend_failed(error, self._retry // 1000))
@@ -266,3 +274,24 @@ class Line(Keeper):
         self._retry = _RETRY
         if self.errors.pop("backend", None):
             log.info("the network is as it should be again")
+
+    def _plan(self, port_set):
+        if port_set is None:
+            return None
+        others, closed = self.sets.port_sets()
+        port_sets = (port_set,) + others + closed
+        placed = forwards.place(
+            self.forwards,
+            port_sets,
+            self.options.inner_address,
+            self.options.protocol,
+            self.backend.taken(port_sets),
+        )
+        return plan.build(self.options, self.path, port_set, others, closed, placed)
+
+    def _tell_forwards(self, placed):
+        """What is new goes to the log."""
+        for one in placed:
+            if one not in self._placed:
+                (self.warning if one.problem else self.info)(forwards.text(one))
+        self._placed = placed

@@ -12,8 +12,8 @@ TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
 # default route. port_sets: all that are ours, the first one first. open_sets: those of them that
 # new flows may use. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or
-# None. host_limit: most flows of a host, or 0. nat: commands for nft that do all that. mark: names
-# them.
+# None. host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands
+# for nft that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
     (
@@ -30,16 +30,18 @@ Plan = namedtuple(
         "protocol",
         "mss",
         "host_limit",
+        "forwards",
         "nat",
         "mark",
     ),
 )
 
 
-def build(options, path, port_set, others=(), closed=()):
+def build(options, path, port_set, others=(), closed=(), forwards=()):
     """Plan for a port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
 
     others, closed: tuples of additional sets of the same address, which new flows may use or not.
+    forwards: tuple of forwards.Placed.
 
     None, too, without an lwAFTR: the config allows that where nothing is to be built.
     options: config.Softwire. path: netlink.Path of the PCP request; the softwire has the same
@@ -65,6 +67,7 @@ def build(options, path, port_set, others=(), closed=()):
         options.protocol,
         mss,
         options.host_limit,
+        forwards,
         text,
         mark,
     )

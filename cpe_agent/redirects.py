@@ -23,6 +23,24 @@ def problems(sections, zone, plan):
     return found
 
 
+def ports(sections, zone, port_sets):
+    """Tuple of the ports of the sets that these forwards have, which outbound NAT should leave
+    alone; but for those that would take more than a quarter of all ports: outbound connections
+    need them more.
+
+    sections, zone: as for problems(). port_sets: tuple of portset.PortSet.
+    """
+    most = sum([one.size for one in port_sets]) // 4
+    found = set()
+    for section in sections:
+        if section.type == "redirect" and _concerns(section.options, zone):
+            first, last = _range(section.options.get("src_dport")) or (1, 0)
+            own = [port for port in range(first, last + 1) if _is_in(port_sets, port)]
+            if len(found | set(own)) <= most:
+                found |= set(own)
+    return tuple(sorted(found))
+
+
 def zone_of(sections, device, name, zone=""):
     """Name of the zone that an interface is in, or None. zone: that it says itself."""
     for one in sections:
@@ -73,7 +91,7 @@ def _faults_of_all_ports(options):
 
 
 def _faults_of_ports(options, plan, first, last):
-    inside = [port for port in range(first, last + 1) if _is_ours(plan, port)]
+    inside = [port for port in range(first, last + 1) if _is_in(plan.port_sets, port)]
     if len(inside) == last + 1 - first:
         return []
     sets = ", ".join([_text(one.first, portset.last(one)) for one in plan.port_sets])
@@ -103,8 +121,8 @@ def _reflects(options):
     return options.get("reflection") not in _NO
 
 
-def _is_ours(plan, port):
-    return any(portset.contains(one, port) for one in plan.port_sets)
+def _is_in(port_sets, port):
+    return any(portset.contains(one, port) for one in port_sets)
 
 
 def _text(first, last):

@@ -9,6 +9,7 @@ from cpe_agent.pcp import wire
 VERSION = "0.1.0"
 
 ASKING, UP, RELEASED, DISABLED = "asking for a port set", "up", "released", "disabled"
+NO_PORT = "without a port"
 _STATES = {
     m.ASKING: ASKING,
     m.REFUSED: "refused by the server",
@@ -52,6 +53,7 @@ def snapshot(agent, now):
         found.update(_line_of(line))
         found.update(_mapping_of(line, now))
         found["additional_sets"] = [_additional(one, line.sets, now) for one in line.sets.holders()]
+        found["forwards"] = [_forward(one, line.backend.plan) for one in line.forwards]
     return found
 
 
@@ -145,6 +147,25 @@ def _additional(holder, held, now):
     return found
 
 
+def _forward(wanted, plan):
+    """A config.Forward, and what has become of it."""
+    found = {
+        "name": wanted.name,
+        "state": ASKING if wanted.enabled else DISABLED,
+        "proto": list(wanted.proto),
+        "dest_port": wanted.dest_port,
+    }
+    if wanted.dest_ip:
+        found["dest_ip"] = wanted.dest_ip
+    for one in plan.forwards if plan else ():
+        if one.name == wanted.name and one.problem:
+            found.update({"state": NO_PORT, "error": one.problem})
+        elif one.name == wanted.name:
+            known = {"state": UP, "address": one.address, "external_port": one.port}
+            found.update(known, proto=list(one.proto))
+    return found
+
+
 def _mapping_of(keeper, now):
     """What every mapping has."""
     mapping = keeper.mapping
@@ -214,6 +235,7 @@ def lines(found):
         out += _set_lines(found) + _additional_lines(found["additional_sets"])
         out += [_line("PCP server", _server(found))] + _line_lines(found)
         out += _next_lines(found)
+        out += [_line("forward", _forward_text(one)) for one in found["forwards"]]
     out += ["  warning: " + text for text in found["warnings"]]
     out += ["  error: " + text for text in found["errors"]]
     for one in found["mappings"]:
@@ -245,6 +267,14 @@ def _additional_text(one):
     if "address" not in one:
         return one["state"]
     return "%d-%d (%d), %s" % (one["first_port"], one["last_port"], one["size"], one["state"])
+
+
+def _forward_text(one):
+    where = "%s port %d" % (one.get("dest_ip", "this router"), one["dest_port"])
+    if "external_port" in one:
+        outside = "%s port %d" % (one["address"], one["external_port"])
+        return "'%s': %s (%s) leads to %s" % (one["name"], outside, ", ".join(one["proto"]), where)
+    return "'%s' to %s: %s" % (one["name"], where, one.get("error", one["state"]))
 
 
 def _line_lines(found):

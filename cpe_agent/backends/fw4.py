@@ -116,6 +116,12 @@ class Firewall:
         code, listing = self._run("nft list counters table " + nat.FW4_TABLE)
         return nat.parse_counters(listing, nat.FW4_PREFIX) if code == 0 else {}
 
+    def taken(self, device, name, zone, port_sets):
+        """Tuple of ports of the sets that redirects of the user have; see problems()."""
+        sections, error = self._config.read()
+        own = None if error else redirects.zone_of(sections, device, name, zone)
+        return redirects.ports(sections, own, port_sets) if own else ()
+
     def problems(self, device, name, zone="", plan=None):
         """What keeps the firewall from doing its part, as lines for people.
 

@@ -61,6 +61,10 @@ class Linux:
         self.index = kernel.index_of(self._device)
         return changed
 
+    def taken(self, _port_sets):
+        """Ports of the sets that others forward: nobody tells us of any."""
+        return ()
+
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
         try:

@@ -15,6 +15,10 @@ class Nothing:
         """False: nothing changes."""
         return False
 
+    def taken(self, _port_sets):
+        """No forwards are set up, so nobody has ports of the sets."""
+        return ()
+
     def warnings(self):
         """Nothing is set up, so nothing is set up wrong."""
         return []

@@ -61,6 +61,11 @@ class OpenWrt:
         self.index = kernel.index_of(self._device)
         return changed
 
+    def taken(self, port_sets):
+        """Ports of the sets that the user's own redirects have."""
+        wanted = self._interface
+        return self._firewall.taken(self._device, wanted.name, wanted.zone, port_sets)
+
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
         wanted = self._interface

@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 
-from cpe_agent import netlink, plan, portset
+from cpe_agent import forwards, netlink, plan, portset
 from cpe_agent.backends import linux
 from tests.netns import crowds
 
@@ -221,6 +221,7 @@ def apply(fields):
     if fields is not None:
         for name in ("port_sets", "open_sets"):
             fields[name] = tuple(portset.PortSet(*one) for one in fields[name])
+        fields["forwards"] = tuple(forwards.Placed(*one) for one in fields["forwards"])
         wanted = plan.Plan(**fields)
         tunnel = (wanted.local, wanted.remote, wanted.mtu, True, wanted.underlay)
         linux._tunnel = lambda link: tunnel

@@ -29,6 +29,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
         protocol=protocol,
         mss=mss,
         host_limit=0,
+        forwards=(),
         nat="",
         mark="",
     )

@@ -20,6 +20,7 @@ PLAN = plan.Plan(
     protocol=0,
     mss=1420,
     host_limit=0,
+    forwards=(),
     nat="",
     mark="",
 )
@@ -104,3 +105,17 @@ def test_the_zone_is_found_as_fw4_finds_it():
     assert redirects.zone_of(zones, "lw4-wan4", "other") == "dmz"
     assert redirects.zone_of(zones, "lw4-x", "x", "lan") == "lan"
     assert redirects.zone_of(zones, "lw4-x", "x") is None
+
+
+def ports(*texts):
+    options = [dict(GOOD, src_dport=text) for text in texts]
+    sections = [uci.Section("redirect", "web", one) for one in options]
+    return redirects.ports(sections, "wan", SETS)
+
+
+def test_the_ports_of_the_users_forwards_are_known():
+    assert ports("1500", "4096:4097", "80", "bad") == (1500, 4096, 4097)
+
+
+def test_forwards_of_most_of_the_ports_leave_them_to_outbound_connections():
+    assert ports("1024-2047", "1-65535", "1500-1501") == (1500, 1501)
