@@ -49,6 +49,7 @@ class Door:
         ]
         self._object = self._connection.bus.add_object(NAME, methods)
         self._told = None  # what tell() told last
+        self._forwards = ()  # what tell_forwards() told last
 
     def open(self):
         """Go to ubusd, now and whenever it comes back."""
@@ -95,11 +96,42 @@ class Door:
         names = ("interface", "device", "address", "first_port", "last_port", "ports")
         values = dict(zip(names, place or self._told))
         self._told = place
+        self._send(kind, values)
+
+    def tell_forwards(self, placed):
+        """As tell(), of each port forward by itself. placed: tuple of forwards.Placed that have a
+        port."""
+        before, self._forwards = self._forwards, placed
+        if before == placed:
+            return
+        names = [one.name for one in placed]
+        known = {one.name: one for one in before}
+        for one in before:
+            if one.name not in names:
+                self._send("forward_down", _forward(one))
+        for one in placed:
+            if known.get(one.name) != one:
+                kind = "forward_changed" if one.name in known else "forward_up"
+                self._send(kind, _forward(one))
+
+    def _send(self, kind, values):
         event = dict(values, event=kind)
         bus = self._connection.bus
         bus.send_event(NAME, event)
         bus.notify(self._object, kind, event)
         self._scripts.run(kind, values)
+
+
+def _forward(one):
+    """A forwards.Placed as values of an event: words without spaces, for scripts."""
+    return {
+        "name": one.name,
+        "proto": ",".join(one.proto),
+        "address": one.address,
+        "external_port": one.port,
+        "dest_ip": one.dest_ip,
+        "dest_port": one.dest_port,
+    }
 
 
 def _ignore(_status, _data):

@@ -1,6 +1,6 @@
 """The agent as the servant of OpenWrt's netifd: one interface, asked for and given up by ubus."""
 
-from cpe_agent import bus, config, interface, log, portset, store
+from cpe_agent import bus, config, forwards, interface, log, portset, store
 from cpe_agent.backends.openwrt import OpenWrt
 from cpe_agent.pyubus import NOT_FOUND, OK
 
@@ -67,6 +67,7 @@ class Netifd:
         self._settle()
         self._door.handle_timer(now)
         self._door.tell(self._place_in_use())
+        self._door.tell_forwards(self._forwards_in_use())
 
     def _settle(self):
         """What netifd has been told will be done is done: in its order."""
@@ -82,6 +83,12 @@ class Netifd:
         first, last = plan.port_sets[0].first, portset.last(plan.port_sets[0])
         ports = ",".join(["%d-%d" % (one.first, portset.last(one)) for one in plan.port_sets])
         return (self._name(), plan.device, plan.address, first, last, ports)
+
+    def _forwards_in_use(self):
+        """For bus.Door.tell_forwards()."""
+        line = self._agent.line
+        plan = line.backend.plan if line else None
+        return tuple(forwards.in_force(plan.forwards)) if plan else ()
 
     # Commands. They are answered before they are carried out, since netifd does not wait longer
     # than a firewall may take to load.

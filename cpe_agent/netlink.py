@@ -287,21 +287,23 @@ _CTA_PROTO_ICMP_ID = 4
 _IPPROTO_ICMP = 1
 
 
-def delete_flows(address, keep):
+def delete_flows(address, keep, inwards=False):
     """Delete the flows that use a shared address on ports that are not ours any more.
 
-    address: 4 octets. keep(port) is True for ports that stay ours. Returns how many went. Flows of
-    this router carry the address as destination: of their replies when NAT changed the source, of
-    the first packet when it was forwarded inwards (RFC 7596 5.1).
+    address: 4 octets. keep(port) is True for ports that stay ours. inwards: only flows that were
+    forwarded inwards. Returns how many went. Flows of this router carry the address as destination:
+    of their replies when NAT changed the source, of the first packet when it was forwarded inwards
+    (RFC 7596 5.1).
     """
     # One socket to look and one to delete: a list of thousands of flows is too much for a router.
     looking, deleting = net.netlink_socket(_NETFILTER), net.netlink_socket(_NETFILTER)
     head = struct.pack(">BBH", _AF_INET, 0, 0)
+    sides = (_CTA_TUPLE_ORIG,) if inwards else (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY)
     count = 0
     try:
         for message in _exchange(looking, _CT_GET, _DUMP, head):
             flow = attributes(message, 4)
-            if _is_stale(flow, address, keep):
+            if _is_stale(flow, sides, address, keep):
                 count += _delete(deleting, head, bytes(flow[_CTA_TUPLE_ORIG]))
         return count
     finally:
@@ -309,8 +311,8 @@ def delete_flows(address, keep):
         deleting.close()
 
 
-def _is_stale(flow, address, keep):
-    for side in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY):
+def _is_stale(flow, sides, address, keep):
+    for side in sides:
         parts = attributes(flow[side], 0)
         if attributes(parts[_CTA_TUPLE_IP], 0).get(_CTA_IP_V4_DST) == address:
             port = _port(attributes(parts[_CTA_TUPLE_PROTO], 0))

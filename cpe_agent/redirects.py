@@ -52,6 +52,17 @@ def zone_of(sections, device, name, zone=""):
     return None
 
 
+def zones_to(sections, zone):
+    """Names of the zones that may send to one, in the config's order."""
+    found = []
+    for one in sections:
+        options = one.options
+        allowed = one.type == "forwarding" and options.get("enabled") not in _NO
+        if allowed and options.get("dest") == zone and options.get("src") not in found + [None]:
+            found.append(options.get("src"))
+    return found
+
+
 def _words(section, name):
     value = section.options.get(name, [])
     return value.split() if isinstance(value, str) else value

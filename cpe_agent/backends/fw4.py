@@ -12,7 +12,7 @@ asked first, and where fw4 has not taken a new set all the same, its last files 
 import os
 
 from cpe_agent import interface, nat, redirects, store, uci
-from cpe_agent.backends import BackendError, child
+from cpe_agent.backends import BackendError, child, fw4_forwards
 
 SOURCE_NAT, CHAINS = "fw4-srcnat.nft", "fw4-table.nft"  # names of the files
 _CONFIG, _PROGRAM, _STATE = "/etc/config/firewall", "/sbin/fw4", "/var/run/fw4.state"
@@ -34,10 +34,10 @@ def fragments(plan):
 class Firewall:
     """fw4, as far as it is ours: two included files, and what came of them."""
 
-    def __init__(self, run_dir, run=None, config=_CONFIG, fw4=_PROGRAM, state=_STATE):
+    def __init__(self, run_dir, run=None, config=_CONFIG, fw4=_PROGRAM, state=_STATE, data=None):
         """run_dir: where fw4 includes our files from; RAM. run(command): gives (exit code, output
         with errors). config, fw4, state: paths of fw4's config, of the program, and of the file
-        that it keeps while it is loaded."""
+        that it keeps while it is loaded. data: as fw4_forwards.ServiceData."""
         self._files = (
             store.File(run_dir + "/" + SOURCE_NAT, _LARGEST),
             store.File(run_dir + "/" + CHAINS, _LARGEST),
@@ -48,33 +48,41 @@ class Firewall:
         self._config = _Config(config)
         self._fw4 = fw4
         self._state = state
+        self._data = data or fw4_forwards.ServiceData()
+        self.gone = []  # (address, port) of forwards that the last change took away
 
-    def set_rules(self, plan):
+    def set_rules(self, plan, where=None):
         """Hold to a plan.Plan; for None, close the softwire. True if something changed.
 
-        A change reloads the firewall, and nothing else does. Raises BackendError; what was in force
-        before still is, but for None the next start of the firewall closes the softwire.
+        where: (device, name, zone) as for problems(); forwards need it. A change reloads the
+        firewall, and nothing else does. Raises BackendError; what was in force before still is,
+        but for None the next start of the firewall closes the softwire.
         """
+        led = self._redirects(plan, where)
+        self.gone = []
         try:
             store.make_directory(self._dir)  # somebody may have cleared it away
         except store.StoreError as error:
             raise BackendError(str(error)) from None
         if plan is None:
             closed = self._guard(None)  # first: fw4 may fail, and the set may be a neighbour's soon
-            return self._include(None) or closed
-        changed = self._include(plan)
+            return self._include(None, led) or closed
+        changed = self._include(plan, led)
         return self._guard(plan) or changed
 
-    def _include(self, plan):
+    def _include(self, plan, led):
         wanted = fragments(plan)
-        before = self._read()
+        before, were = self._read(), self._data.read()
         same = before == (wanted.source_nat, wanted.chains)
-        if same and self.in_force(plan):
-            return False
         if not same:
             self._check(wanted)
             self._write(wanted.source_nat, wanted.chains)
+        # Before the rules' mark is in force: it stands for these, too.
+        told = were != led and self._data.write(led)
+        if same and not told and self.in_force(plan):
+            return False
         code, output = self._run("%s reload" % self._fw4)
+        self.gone = fw4_forwards.gone(were, led)
         if self.in_force(plan):
             return True
         if plan is None and not _exists(self._state):
@@ -82,6 +90,16 @@ class Firewall:
         if plan is not None:
             self._put_back(before)
         raise BackendError(self._why(code, output))
+
+    def _redirects(self, plan, where):
+        """Sections for fw4 of a plan's forwards."""
+        if plan is None or where is None or not plan.forwards:
+            return []
+        sections, error = self._config.read()
+        zone = None if error else redirects.zone_of(sections, *where)
+        if zone is None:
+            return []  # problems() tells what is wrong with the zone
+        return fw4_forwards.sections(plan, zone, redirects.zones_to(sections, zone))
 
     def _guard(self, plan):
         """The guard that outlives a restart of the firewall; True if it was another."""
@@ -116,10 +134,10 @@ class Firewall:
         code, listing = self._run("nft list counters table " + nat.FW4_TABLE)
         return nat.parse_counters(listing, nat.FW4_PREFIX) if code == 0 else {}
 
-    def taken(self, device, name, zone, port_sets):
-        """Tuple of ports of the sets that redirects of the user have; see problems()."""
+    def taken(self, where, port_sets):
+        """Tuple of ports of the sets that redirects of the user have. where: see set_rules()."""
         sections, error = self._config.read()
-        own = None if error else redirects.zone_of(sections, device, name, zone)
+        own = None if error else redirects.zone_of(sections, *where)
         return redirects.ports(sections, own, port_sets) if own else ()
 
     def problems(self, device, name, zone="", plan=None):
@@ -140,7 +158,23 @@ class Firewall:
         found += include_problems(sections, self._dir)
         found += zone_problems(sections, device, name, zone)
         own = redirects.zone_of(sections, device, name, zone)
-        return found + redirects.problems(sections, own, plan) if plan and own else found
+        if plan is None or own is None:
+            return found
+        found += redirects.problems(sections, own, plan)
+        return found + self._missing_forwards(plan, (device, name, zone), own)
+
+    def _missing_forwards(self, plan, where, zone):
+        wanted = self._redirects(plan, where)
+        if not wanted:
+            return []
+        if self._data.error:
+            return [self._data.error]
+        listing = self._listing("%s dstnat_%s" % (nat.FW4_TABLE, zone))
+        ports = [section["src_dport"] for section in fw4_forwards.missing(wanted, listing)]
+        if not ports:
+            return []
+        text = "fw4 has not taken the forward of port %s; 'fw4 check' tells why"
+        return [text % ", ".join(ports)]
 
     # Files
 

@@ -50,3 +50,15 @@ def drop_stale_flows(address, plan):
         netlink.delete_flows(portset.octets(address), keep)
     except OSError as error:
         raise BackendError("cannot delete the old set's flows: %s" % error) from None
+
+
+def drop_forwarded_flows(places):
+    """Flows that came in by forwards that are not there any more, or lead elsewhere now.
+
+    places: list of (address, port), address as text. Raises BackendError.
+    """
+    for address, port in places:
+        try:
+            netlink.delete_flows(portset.octets(address), lambda one, gone=port: one != gone, True)
+        except (OSError, ValueError) as error:
+            raise BackendError("cannot delete a forward's flows: %s" % error) from None

@@ -43,7 +43,7 @@ class OpenWrt:
         before, self.plan = self.plan, None
         try:
             # First: no packet may pass before its guards are there.
-            changed = self._firewall.set_rules(plan)
+            changed = self._firewall.set_rules(plan, self._where())
         except BackendError:
             self._keep_or_stop(before, plan)
             raise
@@ -57,19 +57,18 @@ class OpenWrt:
             self._disclaim(plan)
         if changed:
             self._drop_stale_flows(before, seen, plan)
+            kernel.drop_forwarded_flows(self._firewall.gone)
         self.plan = plan
         self.index = kernel.index_of(self._device)
         return changed
 
     def taken(self, port_sets):
         """Ports of the sets that the user's own redirects have."""
-        wanted = self._interface
-        return self._firewall.taken(self._device, wanted.name, wanted.zone, port_sets)
+        return self._firewall.taken(self._where(), port_sets)
 
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
-        wanted = self._interface
-        return self._firewall.problems(self._device, wanted.name, wanted.zone, self.plan)
+        return self._firewall.problems(*self._where(), plan=self.plan)
 
     def rules(self):
         """The rules in place, as fw4 includes them."""
@@ -86,6 +85,10 @@ class OpenWrt:
             shown = [error.get("code") for error in self._status().get("errors", [])]
             if code not in shown:
                 self._notify({"action": _ERROR, "error": [code, text]})
+
+    def _where(self):
+        """(device, name, zone) by which fw4's config may know the softwire."""
+        return self._device, self._interface.name, self._interface.zone
 
     # netifd
 

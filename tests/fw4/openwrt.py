@@ -1,7 +1,8 @@
 """OpenWrt's own firewall on the router of tests/netns: its fw4, ucode, uci, ubusd and nft.
 
 They come from a root file system of OpenWrt, and run in a copy of it, in the router's namespace.
-netifd alone is played: fw4 asks it over the real ubus which interfaces there are.
+netifd and procd are played: fw4 asks them over the real ubus which interfaces there are, and what
+services want of the firewall. (procd's answers are those of the genuine one, of 24.10.)
 """
 
 import json
@@ -10,11 +11,15 @@ import pathlib
 import tempfile
 import time
 
-from cpe_agent import interface, netlink, plan
+from cpe_agent import config, forwards, interface, netlink, plan
 from cpe_agent.backends.fw4 import Firewall
+from cpe_agent.backends.fw4_forwards import ServiceData
+from cpe_agent.pcp import wire
+from cpe_agent.pyubus.blocking import Ubus
 from tests.netns.topology import INNER, LAN_HOST, ROUTER, SHARED
 
 NAME, DEVICE = "wan4", "lw4-wan4"
+WHERE = (DEVICE, NAME, "")  # for Firewall.set_rules
 _OURS = pathlib.Path(__file__).parents[2]
 _SLOW = 60  # s; fw4 takes a second or two
 _RULES = """
@@ -68,7 +73,27 @@ config include 'cpe_agent_table'
 _NETIFD = """\
 let fs = require("fs"), ubus = require("ubus"), uloop = require("uloop");
 uloop.init();
-let bus = ubus.connect();
+let bus = ubus.connect(), services = {};
+bus.publish("service", {
+    set: {
+        args: { name: "", instances: {}, data: {} },
+        call: function(request) { services[request.args.name] = request.args.data; return {}; }
+    },
+    get_data: {
+        args: { name: "", type: "" },
+        call: function(request) {
+            let found = {};
+            for (let name, data in services)
+                if (!request.args.name || name == request.args.name)
+                    found[name] = data;
+            return found;
+        }
+    },
+    delete: {
+        args: { name: "" },
+        call: function(request) { delete services[request.args.name]; return {}; }
+    }
+});
 bus.publish("network.interface", {
     dump: { call: function(request) { return json(fs.readfile("%s/dump.json")); } }
 });
@@ -76,11 +101,21 @@ uloop.run();
 """
 
 
-def wanted(port_set, **options):
-    """plan.Plan for a set, with options as a user would write them."""
+def wanted(port_set, forwards=(), **options):
+    """plan.Plan for a set, with options as a user would write them. forwards: see placed()."""
     texts = {"peeraddr": "2001:db8::1", **options}
     path = netlink.Path("wan", 1, 1500, bytes.fromhex("20010db8") + bytes(11) + b"\2")
-    return plan.build(interface.read(NAME, texts).softwire, path, port_set)
+    return plan.build(interface.read(NAME, texts).softwire, path, port_set, forwards=forwards)
+
+
+def placed(port_set, *sections):
+    """Tuple of forwards.Placed. sections: {option: text} of 'config forward'."""
+    lines = ["config agent", " option backend 'openwrt'"]
+    for number, options in enumerate(sections):
+        lines.append("config forward 'f%d'" % number)
+        lines += [" option %s '%s'" % item for item in options.items()]
+    found = config.parse("\n".join(lines)).forwards
+    return forwards.place(found, (port_set,), INNER, wire.PROTO_ALL)
 
 
 class Router:
@@ -114,7 +149,8 @@ class Router:
     def restart_agent(self):
         """Forget what our side knows of the firewall."""
         paths = [self.dir + name for name in ("/config", "/fw4", "/run/fw4.state")]
-        self.firewall = Firewall(self.dir, self._run, *paths)
+        self.data = ServiceData(lambda timeout: Ubus(self.dir + "/run/ubus/ubus.sock", timeout))
+        self.firewall = Firewall(self.dir, self._run, *paths, self.data)
 
     def configure(self, change=lambda text: text, offload=0):
         """Write /etc/config/firewall; it holds from the next reload on. change: for its text."""

@@ -1,4 +1,5 @@
 """A stand-in for netifd, where the genuine one cannot run: one interface, 'wan4', of proto lw4o6.
+And one for procd, as far as fw4 asks it for what services want of the firewall.
 
 It does what netifd was seen to do (OpenWrt 24.10, tests/openwrt has the same tests against it):
 an interface that is set up stays pending until somebody tells it that the link is up; errors are
@@ -15,6 +16,7 @@ from cpe_agent.pyubus import (
     ARRAY,
     BOOL,
     INT32,
+    NOT_FOUND,
     PERMISSION_DENIED,
     STRING,
     TABLE,
@@ -149,6 +151,33 @@ class Interface:
             self._tear_down()
 
 
+class Services:
+    """procd's object 'service': data by name."""
+
+    def __init__(self):
+        self._data = {}
+
+    def methods(self):
+        """For ubus."""
+        name = ("name", STRING)
+        return [
+            Method("set", self._set, (name, ("instances", TABLE), ("data", TABLE))),
+            Method("get_data", self._get_data, (name, ("type", STRING))),
+            Method("delete", self._delete, (name,)),
+        ]
+
+    def _set(self, request):
+        self._data[request.arguments["name"]] = request.arguments["data"]
+
+    def _get_data(self, request):
+        name = request.arguments["name"]
+        return {name: self._data[name]} if name in self._data else {}
+
+    def _delete(self, request):
+        if self._data.pop(request.arguments["name"], None) is None:
+            raise UbusError(NOT_FOUND)
+
+
 def main(path):
     """Serve for ever."""
     with Ubus(path) as ubus:
@@ -169,6 +198,7 @@ def main(path):
                 Method("notify_proto", one.notify, NOTIFICATION),
             ],
         )
+        ubus.bus.add_object("service", Services().methods())
         while True:
             ubus.wait(3600000)
 

@@ -147,13 +147,15 @@ class Agent:
         self.process = None
         self.configure(**options)
 
-    def configure(self, backend="none", mappings=None, softwire=True, **options):
-        """Write the config file. mappings: {name: {option: value or list}}."""
+    def configure(self, backend="none", mappings=None, softwire=True, forwards=None, **options):
+        """Write the config file. mappings, forwards: {name: {option: value or list}}."""
         lines = ["config agent", " option backend '%s'" % backend]
         if softwire:
             lines += section("softwire", "wan4", {"aftr": SERVER, **options})
         for name, values in (mappings or {}).items():
             lines += section("mapping", name, values)
+        for name, values in (forwards or {}).items():
+            lines += section("forward", name, values)
         self.config.write_text("\n".join(lines) + "\n")
 
     def words(self, *command):

@@ -459,3 +459,92 @@ def test_a_users_script_that_hangs_holds_no_socket_of_the_agents(up):
             flags.append((process / "fdinfo" / name).read_text().split("flags:")[1])
     assert len(flags) >= 5
     assert [one for one in flags if not int(one.split()[0], 8) & os.O_CLOEXEC] == []
+
+
+GAME = {"dest_ip": "192.168.1.10", "dest_port": "27015", "proto": ["udp"]}
+WEB = {"dest_ip": "192.168.1.11", "dest_port": "80", "external_port": "37060"}
+
+
+def reload(router, **forwards):
+    """As 'uci set cpe-agent...' and reload_config."""
+    router.agent.configure("openwrt", softwire=False, forwards=forwards)
+    assert router.ubus("cpe-agent", "reload")["changed"] is True
+
+
+def redirects(router):
+    """{external port: (host, port)} that fw4 would be told of."""
+    wanted = {"name": "cpe-agent-forwards", "type": "firewall"}
+    found = router.ubus("service", "get_data", wanted).get("cpe-agent-forwards", {})
+    found = found.get("firewall", [])
+    return {one["src_dport"]: (one["dest_ip"], one["dest_port"]) for one in found}
+
+
+def test_a_forward_comes_and_goes_with_one_reload_of_the_firewall_each(up):
+    router, _ = up
+    before = router.loads(), router.interface()["updates"]
+    reload(router, game=GAME, web=WEB)
+    found = router.agent.status()["forwards"]
+    assert [one["state"] for one in found] == ["up", "up"]
+    game = str(found[0]["external_port"])
+    assert 37056 <= int(game) <= 37087 and game != "37060"
+    assert redirects(router) == {game: ("192.168.1.10", "27015"), "37060": ("192.168.1.11", "80")}
+    assert (router.loads(), router.interface()["updates"]) == (before[0] + 1, before[1])
+    text = router.agent.cli("status").stdout
+    assert "'game': 192.0.2.3 port %s (udp) leads to 192.168.1.10 port 27015" % game in text
+    reload(router, web=WEB)
+    assert list(redirects(router)) == ["37060"]
+    reload(router)
+    assert redirects(router) == {} and router.loads() == before[0] + 3
+
+
+def test_a_restarted_agent_finds_its_forwards(router, make_peer):
+    make_peer(rig.grant())
+    router.agent.configure("openwrt", softwire=False, forwards={"game": GAME, "web": WEB})
+    router.agent.start()
+    router.ubus(WAN4, "up")
+    router.wait_up()
+    first = redirects(router)
+    loads = router.loads()
+    router.agent.kill()
+    router.agent.start()
+    router.agent.wait(lambda found: found["counts"]["renewals"] == 1, "the renewal")
+    assert (redirects(router), router.loads()) == (first, loads), "nothing was done twice"
+
+
+def test_a_forward_follows_the_set(up):
+    router, peer = up
+    reload(router, game=GAME, web=WEB)
+    peer.script = rig.grant(first=40960)
+    router.ubus("cpe-agent", "renew")
+    router.agent.wait(lambda found: found.get("first_port") == 40960, "the other set")
+    (moved,) = redirects(router)
+    assert 40960 <= int(moved) <= 40991
+    game, web = router.agent.status()["forwards"]
+    assert game["external_port"] == int(moved)
+    assert web["state"] == "without a port" and "outside of the port sets" in web["error"]
+    router.ubus(WAN4, "down")
+    rig.wait_for(lambda: redirects(router) == {}, "the forwards to go")
+
+
+def test_changes_of_forwards_are_told_to_who_listens(up):
+    router, _ = up
+    heard = []
+    with Ubus(router.ubusd.path) as ubus:
+        ubus.bus.listen("cpe-agent", lambda _, data: heard.append(dict(data)))
+        ubus.wait(200)
+        reload(router, web=WEB)
+        reload(router, web=dict(WEB, dest_port="81"))
+        reload(router)
+        ubus.wait(rig.PATIENCE * 1000, lambda: len(heard) == 3)
+    kinds = ["forward_up", "forward_changed", "forward_down"]
+    assert [one["event"] for one in heard] == kinds
+    assert heard[0] == {
+        "event": "forward_up",
+        "name": "web",
+        "proto": "tcp,udp",
+        "address": "192.0.2.3",
+        "external_port": 37060,
+        "dest_ip": "192.168.1.11",
+        "dest_port": 80,
+    }
+    assert heard[1]["dest_port"] == 81
