@@ -21,3 +21,15 @@ def home(shared_home):
     shared_home.inet.call("sniffed")
     shared_home.lan.call("sniffed")
     return shared_home
+
+
+@pytest.fixture
+def dropped(home):
+    """dropped(): {guard: packets} that it has dropped since the test began; none are left out."""
+    before = home.cpe.call("counters")
+
+    def since():
+        now = home.cpe.call("counters")
+        return {name: now[name] - before[name] for name in now if now[name] != before[name]}
+
+    return since

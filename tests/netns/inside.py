@@ -15,10 +15,9 @@ import threading
 
 from cpe_agent import forwards, netlink, plan, portset
 from cpe_agent.backends import linux
-from tests.netns import crowds
+from tests.netns import crowds, packets
+from tests.netns.packets import ECHO_REPLY, ECHO_REQUEST, ICMP, SCTP, TCP, UDP
 
-ECHO_REQUEST, ECHO_REPLY, UNREACHABLE = 8, 0, 3
-TCP, UDP, ICMP = 6, 17, 1
 ETH_P_IP = 0x0800
 
 _kept = {}  # sockets and sniffers that live for the namespace
@@ -135,7 +134,7 @@ def ping(address, identifier, patience, device=""):
         if device:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         raw.settimeout(patience)
-        raw.sendto(_echo(ECHO_REQUEST, identifier), (address, 0))
+        raw.sendto(packets.echo(ECHO_REQUEST, identifier), (address, 0))
         try:
             while True:
                 packet, peer = raw.recvfrom(2000)
@@ -143,14 +142,6 @@ def ping(address, identifier, patience, device=""):
                     return peer[0]
         except OSError:
             return None
-
-
-def _echo(kind, identifier):
-    body = struct.pack(">BBHHH", kind, 0, 0, identifier, 1)
-    words = struct.unpack(">4H", body)
-    total = sum(words)
-    total = (total & 0xFFFF) + (total >> 16)
-    return body[:2] + struct.pack(">H", ~total & 0xFFFF) + body[4:]
 
 
 def send_protocol(address, protocol):
@@ -168,17 +159,17 @@ def send_protocol(address, protocol):
 
 def sniff(device):
     """Keep what arrives on a device from now on."""
-    packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
-    packets.bind((device, ETH_P_IP))
-    packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    _kept["sniffer"] = packets
+    tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
+    tap.bind((device, ETH_P_IP))
+    tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    _kept["sniffer"] = tap
 
 
 def sniffed():
     """What has arrived since the last call, as dicts."""
-    packets, found = _kept["sniffer"], []
-    while select.select([packets], [], [], 0)[0]:
-        data, where = packets.recvfrom(65535)
+    tap, found = _kept["sniffer"], []
+    while select.select([tap], [], [], 0)[0]:
+        data, where = tap.recvfrom(65535)
         if where[2] != socket.PACKET_OUTGOING:
             found.append(_describe(data))
     return found
@@ -190,11 +181,12 @@ def _describe(data):
         "protocol": data[9],
         "source": socket.inet_ntoa(data[12:16]),
         "destination": socket.inet_ntoa(data[16:20]),
+        "size": len(data),
     }
     if struct.unpack_from(">H", data, 6)[0] & 0x1FFF:
         return dict(packet, fragment=True)
     body = data[head:]
-    if packet["protocol"] in (TCP, UDP):
+    if packet["protocol"] in (TCP, UDP, SCTP):
         packet["port"], packet["to"] = struct.unpack_from(">HH", body)
     if packet["protocol"] == ICMP:
         packet["type"] = body[0]
@@ -246,6 +238,7 @@ def delete_flows(address, first, last):
 
 CALLS = [serve, talk, connect_many, ask_udp, open_udp, send_udp, receive_udp, close, ping]
 CALLS += [send_protocol, sniff, sniffed, apply, counters, delete_flows, *crowds.CALLS]
+CALLS += packets.CALLS
 
 
 def main():

@@ -121,6 +121,8 @@ class Home:
     def _configure(self):
         for router in (self.cpe, self.aftr, self.nei):
             router.sysctl("net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
+        for hand in (self.lan, self.cpe, self.aftr, self.inet):
+            hand.sysctl("net.ipv4.icmp_ratelimit=0")  # tests ask for more errors than people
         for one, device, other, other_device in _LINKS:
             getattr(self, one).sysctl("net.ipv4.conf.%s.rp_filter=0" % device)
             getattr(self, other).sysctl("net.ipv4.conf.%s.rp_filter=0" % other_device)
