@@ -11,8 +11,9 @@ asked first, and where fw4 has not taken a new set all the same, its last files 
 
 import os
 
-from cpe_agent import interface, nat, redirects, store, uci
-from cpe_agent.backends import BackendError, child, fw4_forwards
+from cpe_agent import algs, interface, nat, redirects, store
+from cpe_agent.backends import BackendError, child, fw4_forwards, kernel
+from cpe_agent.backends.config_file import ConfigFile
 
 SOURCE_NAT, CHAINS = "fw4-srcnat.nft", "fw4-table.nft"  # names of the files
 _CONFIG, _PROGRAM, _STATE = "/etc/config/firewall", "/sbin/fw4", "/var/run/fw4.state"
@@ -45,7 +46,7 @@ class Firewall:
         self._trial = run_dir + "/fw4-check.nft"
         self._dir = run_dir
         self._run = run or (lambda command: child.run(command, run_dir + "/fw4-output"))
-        self._config = _Config(config)
+        self._config = ConfigFile(config)
         self._fw4 = fw4
         self._state = state
         self._data = data or fw4_forwards.ServiceData()
@@ -161,6 +162,7 @@ class Firewall:
         if plan is None or own is None:
             return found
         found += redirects.problems(sections, own, plan)
+        found += algs.problems(kernel.gateways(), algs.zones_with_helpers(sections, own))
         return found + self._missing_forwards(plan, (device, name, zone), own)
 
     def _missing_forwards(self, plan, where, zone):
@@ -219,28 +221,6 @@ class Firewall:
         sections, error = self._config.read()
         found = [error] if error else include_problems(sections, self._dir)
         return "; ".join(found) or "fw4 does not include our rules, though its config says so"
-
-
-class _Config:
-    """A file of UCI that is only read when it has changed."""
-
-    def __init__(self, path):
-        self._path = path
-        self._seen = self._sections = None
-
-    def read(self):
-        """(list of uci.Section, None), or (None, what is wrong)."""
-        try:
-            status = os.stat(self._path)
-            seen = status[1], status[6], status[8]  # the file, its size and its time
-            if seen != self._seen:
-                with open(self._path) as file:
-                    self._sections = uci.parse(file.read())
-                self._seen = seen
-        except (OSError, ValueError) as error:
-            self._seen = None
-            return None, "cannot read %s: %s" % (self._path, error)
-        return self._sections, None
 
 
 # What is wrong with fw4's config

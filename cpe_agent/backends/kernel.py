@@ -1,6 +1,8 @@
 """What every backend asks of the kernel without a tool: a device, one switch, old flows."""
 
-from cpe_agent import netlink, portset
+import os
+
+from cpe_agent import algs, netlink, portset
 from cpe_agent.backends import BackendError
 
 
@@ -34,6 +36,27 @@ def accept_local(device):
 
 def _accept_local(device):
     return "/proc/sys/net/ipv4/conf/%s/accept_local" % device
+
+
+def gateways():
+    """Those of algs.MODULES that the kernel has loaded."""
+    found = []
+    for name in algs.MODULES:
+        try:
+            os.stat("/sys/module/" + name)
+            found.append(name)
+        except OSError:
+            pass
+    return found
+
+
+def uses_gateways():
+    """True if the kernel gives them flows without being told to by rules; before Linux 6.0."""
+    try:
+        with open("/proc/sys/net/netfilter/nf_conntrack_helper") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
 
 
 def drop_stale_flows(address, plan):

@@ -14,7 +14,7 @@ address as source. The router itself sends from the inner address, and NAT does 
 import json
 from collections import namedtuple
 
-from cpe_agent import nat, portset
+from cpe_agent import algs, nat, portset
 from cpe_agent.backends import BackendError, child, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
@@ -67,14 +67,15 @@ class Linux:
 
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
+        found = algs.problems(kernel.gateways(), None) if kernel.uses_gateways() else []
         try:
             with open("/proc/sys/net/ipv4/ip_forward") as file:
                 forwards = file.read().strip() == "1"
         except OSError:
             forwards = True
         if forwards:
-            return []
-        return [
+            return found
+        return found + [
             "this machine does not forward IPv4: 'sysctl -w net.ipv4.ip_forward=1' lets the LAN"
             " use the line"
         ]

@@ -3,7 +3,7 @@
 import os
 
 from cpe_agent import nat, portset, uci
-from cpe_agent.backends import BackendError, child, fw4
+from cpe_agent.backends import BackendError, child, fw4, kernel
 from cpe_agent.plan import Plan
 
 DEVICE = "lw4-wan4"
@@ -522,6 +522,20 @@ def test_problems_are_told_of_a_file_that_is_read_again_when_it_changes():
         os.remove(router.dir + "/config")
         (found,) = router.firewall.problems(DEVICE, "wan4")
         assert "cannot read" in found
+
+
+def test_gateways_that_announce_foreign_ports_are_told():
+    genuine = kernel.gateways
+    kernel.gateways = lambda: ["nf_nat_ftp"]
+    try:
+        with Router() as router:
+            router.restart_agent(program=router.dir)
+            lan = "config zone\n option name 'lan'\n list network 'lan'\n"
+            router.write("config", CONFIG.replace(RUN_DIR, router.dir) + lan)
+            (found,) = router.firewall.problems(DEVICE, "wan4", plan=plan())
+            assert "nf_nat_ftp may announce ports" in found and "zone 'lan'" in found
+    finally:
+        kernel.gateways = genuine
 
 
 def test_another_firewall_than_fw4_is_told():
