@@ -37,11 +37,8 @@ def zones_with_helpers(sections, own):
     found = []
     for one in sections:
         options = one.options
-        if (
-            one.type != "zone"
-            or options.get("enabled") in _NO
-            or options.get("name") in (own, None)
-        ):
+        name = options.get("name")
+        if one.type != "zone" or options.get("enabled") in _NO or name in (own, None):
             continue
         off = options.get("auto_helper") in _NO or [text for text in defaults if text in _NO]
         auto = not off and options.get("masq") not in _YES
