@@ -287,7 +287,8 @@ class Line(Keeper):
             self.options.protocol,
             self.backend.taken(port_sets),
         )
-        return plan.build(self.options, self.path, port_set, others, closed, placed)
+        more = self.backend.protocols()
+        return plan.build(self.options, self.path, port_set, others, closed, placed, more)
 
     def _tell_forwards(self, placed):
         """What is new goes to the log."""

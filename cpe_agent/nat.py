@@ -3,9 +3,9 @@
 What lives here: the rules, and why they are these. The same rules serve the linux backend (a table
 of its own) and fw4 (fragments of its table).
 
-One plain range, no 'random' and no 'fully-random': those lose endpoint-independent mapping, and
-with it games, calls and hole punching. The guards stand behind the NAT and in front of the router,
-so that no mistake, ours or another firewall's, lets a packet out, or in, on a neighbour's port.
+Plain ranges, no 'random' and no 'fully-random': those lose endpoint-independent mapping, and with
+it games, calls and hole punching. The guards stand behind the NAT and in front of the router, so
+that no mistake, ours or another firewall's, lets a packet out, or in, on a neighbour's port.
 
 Device names are quoted: nft would take 'map' for a word of its own, and '4over6' for a mistake.
 """
@@ -18,7 +18,7 @@ from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
 LAST_GUARD = TABLE + " last_guard"  # a chain
-GUARDS = ("outside_out", "outside_in", "looped", "over_limit")  # named counters
+GUARDS = ("outside_out", "outside_in", "looped", "over_limit", "refused")  # named counters
 FW4_TABLE = "inet fw4"
 FW4_PREFIX = "cpe_agent_"  # begins the names of our chains and counters in fw4's table
 FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; the first if any
@@ -26,22 +26,29 @@ FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; t
 _FW4_HEAD = "# Written by cpe-agent, and replaced by it.\n"
 # A softwire carries IPv4 alone; what the router itself says there in IPv6 is nobody's mistake.
 _FW4_NO_IPV6 = "meta nfproto ipv6 drop"
+_WHOLE = 65535  # ports; 0 is nobody's
 _SEARCHED = 128  # ports; a range that the kernel searches whole (nf_nat_core.c)
 _MOST_PIECES = 32
 _PLACES = 512  # that one piece has flows to; each takes about 1 kB of the kernel's memory
 _FLOW = "ip saddr . th sport"  # what keeps its port
 _PLACE = "meta l4proto . ip daddr . th dport"  # towards which ports are in use
 _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
+_TRANSLATE = "translate"  # a chain
 
 # source_nat: text of the file that fw4 includes at the head of its chain srcnat. chains: of the one
 # that it includes at the end of its table. mark: found again in listings of FW4_MARKED.
 Fragments = namedtuple("Fragments", ("source_nat", "chains", "mark"))
 
 
-def _protocols(protocol):
+def _names(protocol):
+    """Of the protocols whose ports are counted."""
     if protocol == wire.PROTO_ALL:
-        return "{ tcp, udp }"
-    return "tcp" if protocol == wire.PROTO_TCP else "udp"
+        return ("tcp", "udp")
+    return ("tcp",) if protocol == wire.PROTO_TCP else ("udp",)
+
+
+def _any(names):
+    return names[0] if len(names) == 1 else "{ %s }" % ", ".join(names)
 
 
 def _range(port_set):
@@ -50,8 +57,7 @@ def _range(port_set):
 
 
 def _ranges(port_sets):
-    ranges = [_range(one) for one in port_sets]
-    return ranges[0] if len(ranges) == 1 else "{ %s }" % ", ".join(ranges)
+    return _any([_range(one) for one in port_sets])
 
 
 def pieces(port_sets):
@@ -69,51 +75,77 @@ def pieces(port_sets):
 
 
 def room_sets(port_sets, prefix=""):
-    """{name: definition} of nft's sets that source_nat needs: for each piece, how many flows it has
-    to each place, which is how many of its ports are in use towards there. The kernel counts the
-    flows that live."""
-    cut = pieces(port_sets)
-    names = [_room(prefix, number, one) for number, one in enumerate(cut)]
+    """{name: definition} of nft's sets that flow_chains needs: for each piece, how many flows it
+    has to each place, which is how many of its ports are in use towards there. The kernel counts
+    the flows that live."""
+    names = [_room(prefix, one) for one in pieces(port_sets)]
     definition = "{ typeof %s; flags dynamic; size %d; }" % (_PLACE, _PLACES)
     return dict.fromkeys(names, definition)
 
 
-def _room(prefix, number, piece):
-    return "%sroom_%d_%d" % (prefix, number, piece.size)
+def _room(prefix, piece):
+    """By its ports, so that counts go on when other sets come and go; the limit is the set's."""
+    return "%sroom_%d_%d" % (prefix, piece.first, piece.size)
 
 
-def source_nat(device, port_sets, protocol, statement="snat to", prefix=""):
-    """Rules for a source NAT chain. ICMP's echo identifiers are ports to the kernel.
+def source_nat(device, prefix=""):
+    """Rules for a source NAT chain: what leaves goes to flow_chains."""
+    return ['oifname "%s" jump %s%s' % (device, prefix, _TRANSLATE)]
+
+
+def flow_chains(port_sets, protocol, statement="snat to", prefix="", more=()):
+    """{name: rules} of the chains that choose a flow's port. ICMP's echo identifiers are ports to
+    the kernel.
 
     port_sets: that new flows may use, all of one address. statement: "snat ip to" in a table that
-    serves IPv6, too. prefix: of the names of sets.
+    serves IPv6, too. prefix: of the names of chains and sets. more: numbers of further protocols
+    with ports that the kernel can translate.
 
     An internal address and port always begins at the same piece, so that the kernel finds the
     mapping that it has, and keeps it for other places (RFC 4787 REQ-1). A piece that has no port
-    left towards a place is passed over for the next one with room.
+    left towards a place is passed over for the next one with room, from the first one on.
     """
-    flows = 'oifname "%s" meta l4proto ' % device
-    cut = pieces(port_sets)
-    rules = []
+    walks = ", ".join(["%s : jump %swalk_%s" % (one, prefix, one) for one in _names(protocol)])
+    rules = ["meta l4proto vmap { %s }" % walks]
     if protocol == wire.PROTO_ALL:
-        rules += _shares(flows + "icmp ", "ip saddr . icmp id", statement, port_sets)
-    flows += _protocols(protocol) + " "
-    # Also where there is one piece: its flows have to be known when another one comes.
-    rules += _walk(flows, statement, cut, prefix)
+        rules += _shares("meta l4proto icmp ", "ip saddr . icmp id", statement, port_sets)
+        for number in more:
+            rules += _shares("meta l4proto %d " % number, _FLOW, statement, port_sets)
+        if is_whole(port_sets):
+            rules.append("%s %s" % (statement, port_sets[0].address))
+    chains = {prefix + _TRANSLATE: rules}
+    for name in _names(protocol):
+        chains.update(_walk(name, statement, pieces(port_sets), prefix))
+    return chains
+
+
+def is_whole(port_sets):
+    """True if the address is not shared: then protocols without ports can use it, too."""
+    return port_sets[0].size >= _WHOLE
+
+
+def _walk(name, statement, cut, prefix):
+    """Of one protocol: from the piece where a flow belongs over all of them.
+
+    A chain for each protocol and piece costs less than rules that ask for both: what is looked up
+    is where to go, once.
+    """
+    chains, jumps = {}, []
+    for number, one in enumerate(cut):
+        # Also where there is one piece: its flows have to be known when another one comes.
+        room = "add @%s { %s ct count %d }" % (_room(prefix, one), _PLACE, one.size)
+        take = "meta l4proto %s %s %s %s" % (name, room, statement, _target(one))
+        jumps.append("jump %s%s_%d" % (prefix, name, number))
+        chains["%s%s_%d" % (prefix, name, number)] = [take]
+    walk = list(jumps)
+    if len(cut) > 1:
+        begins = ", ".join(["%d : %s" % pair for pair in enumerate(jumps)])
+        walk.insert(0, "%s vmap { %s }" % (_hash(_FLOW, len(cut)), begins))
     # Where all seem to be full, or there are more places than are counted, the kernel has the last
     # word.
-    return rules + _shares(flows, _FLOW, statement, cut)
-
-
-def _walk(flows, statement, cut, prefix):
-    """From the piece where a flow belongs to the last one, then from the first on."""
-    takes = []
-    for number, one in enumerate(cut):
-        room = "add @%s { %s ct count %d } " % (_room(prefix, number, one), _PLACE, one.size)
-        takes.append(room + "%s %s" % (statement, _target(one)))
-    begins = [_hash(_FLOW, len(cut)) + " <= %d " % at for at in range(len(cut) - 1)] + [""]
-    rules = [flows + begin + take for begin, take in zip(begins, takes)]
-    return rules + [flows + take for take in takes[:-1]]
+    walk += _shares("meta l4proto %s " % name, _FLOW, statement, cut)
+    chains["%swalk_%s" % (prefix, name)] = walk
+    return chains
 
 
 def _shares(flows, key, statement, ranges):
@@ -135,52 +167,89 @@ def _target(one):
     return "%s:%s" % (one.address, _range(one))
 
 
-def guard_out(device, port_sets, protocol):
-    """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2)."""
+def guard_out(device, port_sets, protocol, prefix="", more=()):
+    """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2). Every packet
+    is looked at: flows may be older than the rules, or come over from another uplink."""
     rules = ['oifname != "%s" return' % device]
-    rules += _ours_out(device, port_sets, protocol)
-    return rules + ["counter name outside_out drop"]
+    rules += _ours_out(port_sets, protocol, more)
+    return rules + ["counter name %soutside_out drop" % prefix]
 
 
-def guard_in(device, port_sets, protocol):
-    """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2)."""
+def arrivals(device, port_sets, protocol, prefix="", more=()):
+    """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2).
+
+    The chain is one of NAT: it sees what begins, since what belongs to a flow of ours is for us.
+    What belongs to no flow and begins none is stopped by forward().
+    """
     rules = ['iifname != "%s" return' % device]
-    rules += _ours_in(device, port_sets, protocol)
-    return rules + ["counter name outside_in drop"]
+    rules += _accept("ip daddr %s " % port_sets[0].address, "dport", port_sets, protocol, more)
+    return rules + ["counter name %soutside_in drop" % prefix]
 
 
-def _ours_out(device, port_sets, protocol):
-    ours = 'oifname "%s" ip saddr %s ' % (device, port_sets[0].address)
-    return _accept(ours, "sport", port_sets, protocol)
-
-
-def _ours_in(device, port_sets, protocol):
-    ours = 'iifname "%s" ip daddr %s ' % (device, port_sets[0].address)
-    return _accept(ours, "dport", port_sets, protocol)
-
-
-def _accept(ours, side, port_sets, protocol):
-    """ICMP errors have no port of their own; conntrack admits those of known flows only."""
-    ports = _ranges(port_sets)
-    rules = ["%smeta l4proto %s th %s %s return" % (ours, _protocols(protocol), side, ports)]
-    if protocol == wire.PROTO_ALL:
-        echo = "icmp type { echo-request, echo-reply } icmp id %s return" % ports
-        rules.append(ours + echo)
+def _ours_out(port_sets, protocol, more):
+    ours = "ip saddr %s " % port_sets[0].address
+    rules = _accept(ours, "sport", port_sets, protocol, more)
+    # ICMP errors have no port of their own; conntrack admits those of known flows only.
     return rules + [ours + "icmp type %s return" % _ICMP_ERRORS]
 
 
-def forward(device, mss, host_limit):
-    """Rules for forwarded packets. mss: TCP's largest segment in octets, or None. host_limit: most
-    flows of a host of the LAN, 0 for no limit.
+def _accept(ours, side, port_sets, protocol, more):
+    ports = _ranges(port_sets)
+    names = _names(protocol)
+    if protocol == wire.PROTO_ALL:
+        names += tuple([str(number) for number in more])
+    rules = ["%smeta l4proto %s th %s %s return" % (ours, _any(names), side, ports)]
+    if protocol == wire.PROTO_ALL:
+        echo = "icmp type { echo-request, echo-reply } icmp id %s return" % ports
+        rules.append(ours + echo)
+        if is_whole(port_sets):
+            rules.append(ours + "return")
+    return rules
+
+
+def forward(device, prefix=""):
+    """Rules for forwarded packets: what leaves, or enters, goes to a chain of forward_chains.
 
     What comes out of the softwire and matches no flow has no place to go but the default route,
     which is the softwire: without the first rule it would circle until its TTL ends.
     """
-    return [_looped(device, "looped")] + _limit(device, host_limit) + _clamp(device, mss)
+    return [
+        looped(device, prefix),
+        'oifname "%s" jump %sleaving' % (device, prefix),
+        'iifname "%s" jump %sentering' % (device, prefix),
+    ]
+
+
+def looped(devices, prefix=""):
+    """The rule that keeps what comes out of a softwire from going back."""
+    words = devices, devices, prefix
+    return 'iifname "%s" oifname "%s" counter name %slooped drop' % words
+
+
+def forward_chains(port_sets, protocol, mss, host_limit, prefix="", more=()):
+    """{name: rules} of what forward() goes to. mss: TCP's largest segment in octets, or None.
+    host_limit: most flows of a host of the LAN, 0 for no limit. Others: as of flow_chains.
+
+    What cannot be translated is refused, so that its sender knows at once, and counted. Without a
+    flow nothing enters: arrivals() does not see it.
+    """
+    leaving = _limit(host_limit, prefix)
+    clamp = ["tcp flags & (syn | rst) == syn tcp option maxseg size set %d" % mss] if mss else []
+    leaving += clamp
+    names = _names(protocol)
+    if protocol == wire.PROTO_ALL:
+        names += ("icmp",) + tuple([str(number) for number in more])
+    if protocol != wire.PROTO_ALL or not is_whole(port_sets):
+        leaving += ["meta l4proto %s return" % name for name in names]
+        if "icmp" not in names:
+            leaving.append("icmp type %s return" % _ICMP_ERRORS)
+        leaving.append("counter name %srefused reject with icmp prot-unreachable" % prefix)
+    entering = ["ct state invalid,untracked counter name %soutside_in drop" % prefix] + clamp
+    return {prefix + "leaving": leaving, prefix + "entering": entering}
 
 
 def host_sets(host_limit, prefix=""):
-    """{name: definition} of nft's sets that forward needs."""
+    """{name: definition} of nft's sets that forward_chains needs."""
     if not host_limit:
         return {}
     return {_hosts(host_limit, prefix): "{ type ipv4_addr; flags dynamic; size 4096; }"}
@@ -190,56 +259,44 @@ def _hosts(host_limit, prefix):
     return "%shosts_%d" % (prefix, host_limit)  # the limit is the set's, not the rule's
 
 
-def _limit(device, host_limit, prefix=""):
+def _limit(host_limit, prefix):
     """Refused, not dropped: the host knows at once. Only what begins is counted, and once."""
     if not host_limit:
         return []
     return [
-        'oifname "%s" ct state new ct status & confirmed == 0 add @%s { ip saddr ct count over %d }'
-        " counter name %sover_limit reject"
-        % (device, _hosts(host_limit, prefix), host_limit, prefix)
+        "ct state new ct status & confirmed == 0 add @%s { ip saddr ct count over %d }"
+        " counter name %sover_limit reject" % (_hosts(host_limit, prefix), host_limit, prefix)
     ]
 
 
-def _looped(devices, counter):
-    return 'iifname "%s" oifname "%s" counter name %s drop' % (devices, devices, counter)
-
-
-def _clamp(device, mss):
-    if not mss:
-        return []
-    return [
-        '%s "%s" tcp flags & (syn | rst) == syn tcp option maxseg size set %d'
-        % (direction, device, mss)
-        for direction in ("iifname", "oifname")  # the option is only ever lowered
-    ]
-
-
-def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
+def table(device, port_sets, open_sets, protocol, more, mss, host_limit, mark):
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
     Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
-    those of them that new flows may use. mark: text that is found again in a listing.
+    those of them that new flows may use. more: see flow_chains. mark: text that is found again in a
+    listing.
     """
-    chains = (
+    guarded = device, port_sets, protocol
+    hooks = (
         # Before any other source NAT: what is translated once is not translated again.
-        ("srcnat", "nat hook postrouting priority 99", source_nat(device, open_sets, protocol)),
-        (
-            "guard_out",
-            "filter hook postrouting priority 110",
-            guard_out(device, port_sets, protocol),
-        ),
-        ("guard_in", "filter hook prerouting priority raw", guard_in(device, port_sets, protocol)),
-        ("forward", "filter hook forward priority mangle", forward(device, mss, host_limit)),
+        ("srcnat", "nat hook postrouting priority 99", source_nat(device)),
+        ("guard_out", "filter hook postrouting priority 110", guard_out(*guarded, more=more)),
+        ("arrivals", "nat hook prerouting priority -101", arrivals(*guarded, more=more)),
+        ("forward", "filter hook forward priority mangle", forward(device)),
     )
+    chains = flow_chains(open_sets, protocol, more=more)
+    chains.update(forward_chains(port_sets, protocol, mss, host_limit, more=more))
     lines = ["add table %s" % TABLE]
     lines += ["add counter %s %s" % (TABLE, name) for name in GUARDS]
     sets = dict(room_sets(open_sets), **host_sets(host_limit))
     lines += ["add set %s %s %s" % (TABLE, name, sets[name]) for name in sorted(sets)]
-    for name, hook, _ in chains:
+    for name, hook, _ in hooks:
         lines.append("add chain %s %s { type %s; }" % (TABLE, name, hook))
+    lines += ["add chain %s %s" % (TABLE, name) for name in sorted(chains)]
     lines.append("flush table %s" % TABLE)
-    for name, _, rules in chains:
+    for name in sorted(chains):
+        lines += ["add rule %s %s %s" % (TABLE, name, rule) for rule in chains[name]]
+    for name, _, rules in hooks:
         lines += ["add rule %s %s %s" % (TABLE, name, rule) for rule in rules]
     lines[-1] += _comment(mark)
     return "\n".join(lines) + "\n"
@@ -258,7 +315,8 @@ def last_guard(devices, plan):
     def text(mark):
         rules = ['oifname != "%s" return' % devices]
         if plan:
-            rules += _ours_out(plan.device, plan.port_sets, plan.protocol)
+            rules.append('oifname != "%s" drop' % plan.device)
+            rules += _ours_out(plan.port_sets, plan.protocol, plan.more)
         rules.append("drop" + _comment(mark))
         lines = ["add table " + TABLE]
         lines.append("add chain %s { type filter hook postrouting priority 111; }" % LAST_GUARD)
@@ -291,51 +349,66 @@ def fw4_check(fragments):
 def _fw4_source_nat(plan, mark):
     if plan is None:
         return _FW4_HEAD
-    rules = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX)
-    return "%s%s%s\n" % (_FW4_HEAD, "\n".join(rules), _comment(mark))
+    (rule,) = source_nat(plan.device, FW4_PREFIX)
+    return "%s%s%s\n" % (_FW4_HEAD, rule, _comment(mark))
 
 
 def _fw4_chains(devices, plan, mark):
     """Hooks and priorities are the same in every text, and in every version: fw4 empties its chains
     for a reload, but does not remove them, and nft refuses to move one."""
-    chains = (
+    hooks = (
         ("guard_out", "filter hook postrouting priority 110", _fw4_out(devices, plan, mark)),
-        ("guard_in", "filter hook prerouting priority raw", _fw4_in(devices, plan)),
+        ("arrivals", "nat hook prerouting priority -101", _fw4_in(devices, plan)),
         ("forward", "filter hook forward priority mangle", _fw4_forward(devices, plan)),
     )
     lines = ["counter %s%s { }" % (FW4_PREFIX, name) for name in GUARDS]
-    sets = {}
+    sets, chains = {}, {}
     if plan:
+        more = plan.more
         sets.update(room_sets(plan.open_sets, FW4_PREFIX))
         sets.update(host_sets(plan.host_limit, FW4_PREFIX))
+        flows = plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX, more
+        chains.update(flow_chains(*flows))
+        limits = plan.protocol, plan.mss, plan.host_limit, FW4_PREFIX, more
+        chains.update(forward_chains(plan.port_sets, *limits))
     lines += ["set %s %s" % (name, sets[name]) for name in sorted(sets)]
-    for name, hook, rules in chains:
-        lines.append("chain %s%s {" % (FW4_PREFIX, name))
-        lines.append("\ttype %s; policy accept;" % hook)
-        lines += ["\t" + rule for rule in rules]
-        lines.append("}")
+    for name in sorted(chains):
+        lines += _chain(name, chains[name])
+    for name, hook, rules in hooks:
+        lines += _chain(FW4_PREFIX + name, ["type %s; policy accept;" % hook] + rules)
     return _FW4_HEAD + "\n".join(lines) + "\n"
+
+
+def _chain(name, rules):
+    return ["chain %s {" % name] + ["\t" + rule for rule in rules] + ["}"]
 
 
 def _fw4_out(devices, plan, mark):
     rules = ['oifname != "%s" return' % devices, _FW4_NO_IPV6]
     if plan:
-        rules += _ours_out(plan.device, plan.port_sets, plan.protocol)
+        rules += _ours_of('oifname != "%s" ' % plan.device, FW4_PREFIX + "outside_out")
+        rules += _ours_out(plan.port_sets, plan.protocol, plan.more)
     return rules + ["counter name %soutside_out drop%s" % (FW4_PREFIX, _comment(mark))]
 
 
 def _fw4_in(devices, plan):
     rules = ['iifname != "%s" return' % devices, _FW4_NO_IPV6]
     if plan:
-        rules += _ours_in(plan.device, plan.port_sets, plan.protocol)
+        ours = arrivals(plan.device, plan.port_sets, plan.protocol, FW4_PREFIX, plan.more)
+        rules += _ours_of('iifname != "%s" ' % plan.device, FW4_PREFIX + "outside_in") + ours[1:-1]
     return rules + ["counter name %soutside_in drop" % FW4_PREFIX]
 
 
+def _ours_of(other, counter):
+    """Of all devices that the pattern fits, only the plan's is let through."""
+    return ["%scounter name %s drop" % (other, counter)]
+
+
 def _fw4_forward(devices, plan):
-    rules = [_looped(devices, FW4_PREFIX + "looped")]
-    if plan:
-        rules += _limit(plan.device, plan.host_limit, FW4_PREFIX) + _clamp(plan.device, plan.mss)
-    return rules
+    if plan is None:
+        closed = 'iifname "%s" counter name %soutside_in drop' % (devices, FW4_PREFIX)
+        return [looped(devices, FW4_PREFIX), closed]
+    return [looped(devices, FW4_PREFIX)] + forward(plan.device, FW4_PREFIX)[1:]
 
 
 def _comment(mark):

@@ -11,9 +11,10 @@ TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 # device: the softwire's name. underlay: the device it runs over. local, remote: IPv6 text.
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
 # default route. port_sets: all that are ours, the first one first. open_sets: those of them that
-# new flows may use. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or
-# None. host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands
-# for nft that do all that. mark: names them.
+# new flows may use. protocol: what NAT holds to them. more: numbers of protocols with ports, beside
+# TCP and UDP, that the kernel can translate. mss: TCP's largest segment in octets, or None.
+# host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands for nft
+# that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
     (
@@ -28,6 +29,7 @@ Plan = namedtuple(
         "port_sets",
         "open_sets",
         "protocol",
+        "more",
         "mss",
         "host_limit",
         "forwards",
@@ -37,11 +39,11 @@ Plan = namedtuple(
 )
 
 
-def build(options, path, port_set, others=(), closed=(), forwards=()):
+def build(options, path, port_set, others=(), closed=(), forwards=(), more=()):
     """Plan for a port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
 
     others, closed: tuples of additional sets of the same address, which new flows may use or not.
-    forwards: tuple of forwards.Placed.
+    forwards: tuple of forwards.Placed. more: as in the Plan.
 
     None, too, without an lwAFTR: the config allows that where nothing is to be built.
     options: config.Softwire. path: netlink.Path of the PCP request; the softwire has the same
@@ -52,7 +54,7 @@ def build(options, path, port_set, others=(), closed=(), forwards=()):
     mtu = options.mtu or softwire.mtu(path.mtu)
     mss = _mss(options, mtu)
     open_sets = (port_set,) + others
-    text, mark = _nat(options, open_sets + closed, open_sets, mss)
+    text, mark = _nat(options, open_sets + closed, open_sets, more, mss)
     return Plan(
         options.device,
         path.device,
@@ -65,6 +67,7 @@ def build(options, path, port_set, others=(), closed=(), forwards=()):
         open_sets + closed,
         open_sets,
         options.protocol,
+        more,
         mss,
         options.host_limit,
         forwards,
@@ -75,20 +78,21 @@ def build(options, path, port_set, others=(), closed=(), forwards=()):
 
 def nat_text(options, port_set, mtu):
     """The commands for nft that a plan for one set would carry. mtu: of the softwire, octets."""
-    return _nat(options, (port_set,), (port_set,), _mss(options, mtu))[0]
+    return _nat(options, (port_set,), (port_set,), (), _mss(options, mtu))[0]
 
 
 def _mss(options, mtu):
     return mtu - TCP_HEADERS if options.mss_clamp else None
 
 
-def _nat(options, port_sets, open_sets, mss):
+def _nat(options, port_sets, open_sets, more, mss):
     def text(mark):
         return nat.table(
             options.device,
             port_sets,
             open_sets,
             options.protocol,
+            more,
             mss,
             options.host_limit,
             mark,

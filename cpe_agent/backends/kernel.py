@@ -50,6 +50,19 @@ def gateways():
     return found
 
 
+def protocols():
+    """Numbers of those with ports, beside TCP and UDP, that the kernel can translate: SCTP and DCCP.
+    It has timers for each protocol whose flows it tells apart."""
+    found = []
+    for number, name in ((132, "sctp_timeout_established"), (33, "dccp_timeout_open")):
+        try:
+            os.stat("/proc/sys/net/netfilter/nf_conntrack_" + name)
+            found.append(number)
+        except OSError:
+            pass
+    return tuple(found)
+
+
 def uses_gateways():
     """True if the kernel gives them flows without being told to by rules; before Linux 6.0."""
     try:

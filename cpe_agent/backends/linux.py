@@ -61,6 +61,10 @@ class Linux:
         self.index = kernel.index_of(self._device)
         return changed
 
+    def protocols(self):
+        """See kernel.protocols."""
+        return kernel.protocols()
+
     def taken(self, _port_sets):
         """Ports of the sets that others forward: nobody tells us of any."""
         return ()

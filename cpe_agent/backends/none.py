@@ -15,6 +15,10 @@ class Nothing:
         """False: nothing changes."""
         return False
 
+    def protocols(self):
+        """Nothing is translated."""
+        return ()
+
     def taken(self, _port_sets):
         """No forwards are set up, so nobody has ports of the sets."""
         return ()

@@ -62,6 +62,10 @@ class OpenWrt:
         self.index = kernel.index_of(self._device)
         return changed
 
+    def protocols(self):
+        """See kernel.protocols."""
+        return kernel.protocols()
+
     def taken(self, port_sets):
         """Ports of the sets that the user's own redirects have."""
         return self._firewall.taken(self._where(), port_sets)

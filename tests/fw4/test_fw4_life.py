@@ -21,8 +21,7 @@ def in_order(router):
     assert "Ruleset passes nftables check." in output
     rules = router.chain("srcnat")
     marked = [at for at, rule in enumerate(rules) if 'comment "cpe-agent ' in rule]
-    ours = [rule for rule in rules if " snat ip to 192.0.2.3:" in rule]
-    return code == 0 and marked == [len(ours) - 1] and rules[: len(ours)] == ours
+    return code == 0 and marked == [0]
 
 
 def port_seen(home):
@@ -44,8 +43,8 @@ def test_a_changed_set_reloads_once_and_holds(home):
     assert home.router.reloads == 1
     assert home.router.firewall.in_force(openwrt.wanted(OTHER))
     assert not home.router.firewall.in_force(openwrt.wanted(OWN))
-    assert "192.0.2.3:4096-4351" in home.router.chain("srcnat")[0]
-    assert "1024-2047" not in "".join(home.router.chain("cpe_agent_guard_in"))
+    assert "192.0.2.3:4096-4351" in "".join(home.router.chain("cpe_agent_translate"))
+    assert "1024-2047" not in "".join(home.router.chain("cpe_agent_arrivals"))
 
 
 @pytest.mark.parametrize(

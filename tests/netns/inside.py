@@ -144,11 +144,12 @@ def ping(address, identifier, patience, device=""):
             return None
 
 
-def send_protocol(address, protocol):
-    """Send an IPv4 packet of a protocol that has no ports; False if the kernel refused."""
+def send_protocol(address, protocol, text=""):
+    """Send an IPv4 packet of a protocol, with zeros or so many octets in hexadecimal digits; False
+    if the kernel refused."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
         try:
-            raw.sendto(bytes(16), (address, 0))
+            raw.sendto(bytes.fromhex(text) or bytes(16), (address, 0))
         except PermissionError:
             return False
     return True
@@ -213,6 +214,7 @@ def apply(fields):
     if fields is not None:
         for name in ("port_sets", "open_sets"):
             fields[name] = tuple(portset.PortSet(*one) for one in fields[name])
+        fields["more"] = tuple(fields["more"])
         fields["forwards"] = tuple(forwards.Placed(*one) for one in fields["forwards"])
         wanted = plan.Plan(**fields)
         tunnel = (wanted.local, wanted.remote, wanted.mtu, True, wanted.underlay)

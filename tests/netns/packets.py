@@ -59,6 +59,23 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
+def sctp_init(source_port, port):
+    """The first packet of an association (RFC 9260 3.3.2), with its CRC32c."""
+    chunk = struct.pack(">BBHIIHHI", 1, 0, 20, 0x1234, 65535, 1, 1, 0x5678)
+    head = struct.pack(">HHI", source_port, port, 0)
+    checksum = struct.pack("<I", _crc32c(head + bytes(4) + chunk))
+    return head + checksum + chunk
+
+
+def _crc32c(data):
+    crc = 0xFFFFFFFF
+    for octet in data:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return ~crc & 0xFFFFFFFF
+
+
 # Calls
 
 

@@ -3,10 +3,11 @@
 import pytest
 
 from cpe_agent import nat, portset
-from tests.netns import topology
-from tests.netns.topology import AFTR, IMPATIENCE, INTERNET, LAN_HOST, OWN, PATIENCE, SHARED
+from cpe_agent.backends import kernel
+from tests.netns import packets, topology
+from tests.netns.topology import AFTR, IMPATIENCE, INTERNET, LAN_HOST, OWN, PATIENCE, ROUTER, SHARED
 
-TCP, UDP, ICMP, GRE = 6, 17, 1, 47
+TCP, UDP, ICMP, GRE, ESP = 6, 17, 1, 47, 50
 UNREACHABLE = 3
 
 
@@ -75,13 +76,39 @@ def test_icmp_errors_of_a_lan_host_pass(home):
     assert inner
 
 
-def test_a_protocol_without_ports_is_dropped_and_counted(home):
-    before = count(home, "outside_out")
-    assert home.lan.call("send_protocol", INTERNET[0], GRE) is True
-    assert home.cpe.call("send_protocol", INTERNET[0], GRE) is False
+@pytest.mark.parametrize("protocol", [GRE, ESP])
+def test_a_protocol_without_ports_is_refused_and_counted(home, protocol):
+    """Where an address is shared it cannot be translated. Its sender is told so at once."""
+    before = count(home, "refused"), count(home, "outside_out")
+    assert home.lan.call("send_protocol", INTERNET[0], protocol) is True
+    assert home.cpe.call("send_protocol", INTERNET[0], protocol) is False
     assert home.lan.call("ping", INTERNET[0], 7, PATIENCE)
-    assert [packet for packet in left(home) if packet["protocol"] == GRE] == []
-    assert count(home, "outside_out") == before + 2
+    assert [packet for packet in left(home) if packet["protocol"] == protocol] == []
+    assert (count(home, "refused"), count(home, "outside_out")) == (before[0] + 1, before[1] + 1)
+    (error,) = [p for p in home.lan.call("sniffed") if p.get("type") == UNREACHABLE]
+    assert (error["source"], error["about"]["protocol"]) == (ROUTER, protocol)
+
+
+def test_a_protocol_without_ports_passes_where_the_address_is_not_shared(home):
+    before = home.cpe.call("counters")
+    home.cpe.call("apply", topology.wanted(portset.PortSet(SHARED, 1, 65535)))
+    assert home.lan.call("send_protocol", INTERNET[0], ESP) is True
+    (packet,) = [packet for packet in left(home) if packet["protocol"] == ESP]
+    assert packet["source"] == SHARED
+    assert home.inet.call("send_protocol", SHARED, ESP) is True
+    assert home.inet.call("talk", SHARED, 1500, PATIENCE).split()[0] == INTERNET[0]
+    assert [p["source"] for p in home.lan.call("sniffed") if p["protocol"] == ESP] == [INTERNET[0]]
+    assert home.cpe.call("counters") == before
+
+
+@pytest.mark.skipif(packets.SCTP not in kernel.protocols(), reason="the kernel knows no SCTP")
+def test_sctp_leaves_inside_the_set(home):
+    first, before = packets.sctp_init(36412, 80), home.cpe.call("counters")
+    assert home.lan.call("send_protocol", INTERNET[0], packets.SCTP, first.hex()) is True
+    assert home.cpe.call("send_protocol", INTERNET[0], packets.SCTP, first.hex()) is True
+    seen = [packet for packet in left(home) if packet["protocol"] == packets.SCTP]
+    assert len(seen) == 2 and all(topology.in_set(packet) for packet in seen)
+    assert home.cpe.call("counters") == before
 
 
 @pytest.mark.parametrize("port", [1, 1023, 2048 + 1024, 65535])
@@ -171,12 +198,12 @@ def test_mss_is_left_alone_when_the_option_says_so(home):
 
 def test_with_protocol_udp_no_tcp_and_no_ping_leaves(home):
     home.cpe.call("apply", topology.wanted(OWN, protocol="udp"))
-    before = count(home, "outside_out")
+    before = count(home, "refused")
     assert home.lan.call("ask_udp", [[INTERNET[0], 80]], 1, 10, PATIENCE)[0][0]
-    assert home.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "TimeoutError"
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE) == "OSError"
     assert home.lan.call("ping", INTERNET[0], 7, IMPATIENCE) is None
     assert {packet["protocol"] for packet in left(home)} == {UDP}
-    assert count(home, "outside_out") >= before + 2
+    assert count(home, "refused") == before + 2
 
 
 def test_after_the_set_is_gone_nothing_enters_or_leaves():

@@ -14,6 +14,7 @@ import sys
 import tempfile
 
 from cpe_agent import config, netlink, plan, portset
+from cpe_agent.backends import kernel
 from tests.support import netns
 
 _ROOT = str(pathlib.Path(__file__).parents[2])
@@ -170,7 +171,8 @@ def wanted(port_set, *others, closed=(), **options):
     that new flows may not use."""
     source = bytes.fromhex("20010db8") + bytes(11) + b"\2"
     path = netlink.Path("wan", 1, 1500, source)
-    found = plan.build(settings(**options), path, port_set, others, closed)
+    more = kernel.protocols()
+    found = plan.build(settings(**options), path, port_set, others, closed, more=more)
     return found._asdict()
 
 

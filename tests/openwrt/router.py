@@ -10,7 +10,8 @@ from tests.e2e.scenarios.home import LWAFTR, PATIENCE, POOL, ROUTER, Home
 
 INTERFACE = "wan4"
 DEVICE = "lw4-wan4"
-GUARDS = ("cpe_agent_guard_out", "cpe_agent_guard_in", "cpe_agent_forward")
+CHAINS = ("srcnat", "cpe_agent_walk_tcp", "cpe_agent_walk_udp", "cpe_agent_translate")
+CHAINS += ("cpe_agent_guard_out", "cpe_agent_arrivals", "cpe_agent_forward")
 COUNT_HOTPLUG = "/etc/hotplug.d/iface/99-lab"
 COUNTED = "/tmp/lab-hotplug"
 # The line of a softwire's interface that works with the lab's lwAFTR.
@@ -200,7 +201,7 @@ class OpenWrtHome(Home):
     def rules(self):
         """Our part of the ruleset that is in force, without its counts."""
         nft = "nft -s list chain inet fw4"
-        texts = [self.lab.cpe.run(f"{nft} {name}").stdout for name in ("srcnat", *GUARDS)]
+        texts = [self.lab.cpe.run(f"{nft} {name}").stdout for name in CHAINS]
         return "\n".join(
             line
             for text in texts

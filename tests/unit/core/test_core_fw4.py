@@ -27,6 +27,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
         port_sets=(port_set,) + tuple(others),
         open_sets=(port_set,) + tuple(others[: len(more)]),
         protocol=protocol,
+        more=(),
         mss=mss,
         host_limit=0,
         forwards=(),
@@ -55,22 +56,35 @@ def rules(text):
 
 def test_the_nat_rules_are_for_ipv4_and_bear_the_mark():
     made = fw4.fragments(plan(size=128))
-    icmp, counted, last = rules(made.source_nat)[None]
-    for rule in (icmp, counted, last):
-        assert rule.startswith('oifname "lw4-wan4" meta l4proto ')
-        assert " snat ip to 192.0.2.3:1024-1151" in rule
-    assert "{ tcp, udp } add @cpe_agent_room_0_128 {" in counted
-    assert last.endswith(' comment "%s"' % made.mark)
+    (rule,) = rules(made.source_nat)[None]
+    jump = 'oifname "lw4-wan4" jump cpe_agent_translate'
+    assert rule == '%s comment "%s"' % (jump, made.mark)
+    found = rules(made.chains)
+    _, icmp = found["cpe_agent_translate"]
+    assert icmp == "meta l4proto icmp snat ip to 192.0.2.3:1024-1151"
+    for name in ("tcp", "udp"):
+        (counted,) = found["cpe_agent_%s_0" % name]
+        assert "meta l4proto %s add @cpe_agent_room_1024_128 {" % name in counted
+        last = found["cpe_agent_walk_" + name][-1]
+        for one in (counted, last):
+            assert one.endswith(" snat ip to 192.0.2.3:1024-1151")
+
+
+def test_every_chain_that_is_gone_to_is_there():
+    for wanted in (plan(), plan(protocol=6), plan(more=(4096,)), plan(mss=None)):
+        made = fw4.fragments(wanted)
+        names = [word.rstrip(",") for word in (made.source_nat + made.chains).split()]
+        goals = {names[at + 1] for at, word in enumerate(names) if word == "jump"}
+        assert goals <= set(rules(made.chains))
 
 
 def test_every_port_of_every_open_set_is_for_new_flows_and_no_other():
     made = fw4.fragments(plan(more=(4096,), closed=(8192,)))
     taken = set()
-    for rule in rules(made.source_nat)[None]:
-        assert " snat ip to 192.0.2.3:" in rule
-        ports = rule.split("192.0.2.3:")[1].split(" ")[0]
-        first, _, last = ports.partition("-")
-        if "icmp" not in rule and "ct count" in rule:
+    chains = rules(made.chains)
+    for rule in [rule for name in chains for rule in chains[name] if " snat ip to " in rule]:
+        first, _, last = rule.split(" snat ip to 192.0.2.3:")[1].partition("-")
+        if "ct count" in rule:
             taken |= set(range(int(first), int(last) + 1))
             assert int(last) - int(first) < 128  # what the kernel searches whole
     assert taken == set(range(1024, 2048)) | set(range(4096, 5120))
@@ -78,13 +92,13 @@ def test_every_port_of_every_open_set_is_for_new_flows_and_no_other():
 
 def test_a_closed_set_still_passes_the_guards():
     found = rules(fw4.fragments(plan(more=(4096,), closed=(8192,))).chains)
-    for chain in ("cpe_agent_guard_out", "cpe_agent_guard_in"):
+    for chain in ("cpe_agent_guard_out", "cpe_agent_arrivals"):
         assert "{ 1024-2047, 4096-5119, 8192-9215 }" in "\n".join(found[chain])
 
 
 def test_the_sets_that_rules_count_in_are_declared():
     made = fw4.fragments(plan(more=(4096,)))
-    used = {word[1:] for word in made.source_nat.split() if word.startswith("@")}
+    used = {word[1:] for word in made.chains.split() if word.startswith("@")}
     declared = {line.split()[1] for line in made.chains.split("\n") if line.startswith("set ")}
     assert used == declared and len(used) == 16
 
@@ -93,28 +107,35 @@ def test_only_the_set_of_the_one_device_passes_the_guards():
     found = rules(fw4.fragments(plan()).chains)
     for chain, device, side, port in (
         ("cpe_agent_guard_out", "oifname", "saddr", "sport"),
-        ("cpe_agent_guard_in", "iifname", "daddr", "dport"),
+        ("cpe_agent_arrivals", "iifname", "daddr", "dport"),
     ):
-        first, ipv6, ports, echo, errors, last = found[chain]
-        ours = '%s "lw4-wan4" ip %s 192.0.2.3 ' % (device, side)
+        first, ipv6, other, ports, echo, *errors, last = found[chain]
+        counter = "outside_out" if side == "saddr" else "outside_in"
+        ours = "ip %s 192.0.2.3 " % side
+        drop = '%s != "lw4-wan4" counter name cpe_agent_%s drop' % (device, counter)
+        assert other == drop
         assert first == '%s != "lw4-*" return' % device
         assert ipv6 == "meta nfproto ipv6 drop"
         assert ports == ours + "meta l4proto { tcp, udp } th %s 1024-2047 return" % port
         assert echo == ours + "icmp type { echo-request, echo-reply } icmp id 1024-2047 return"
-        assert errors.startswith(ours + "icmp type { destination-unreachable, ")
-        assert last.startswith("counter name cpe_agent_outside_" + chain[16:] + " drop")
+        # Those that come in belong to a flow, so that they do not pass the chain.
+        assert len(errors) == (1 if side == "saddr" else 0)
+        for error in errors:
+            assert error.startswith(ours + "icmp type { destination-unreachable, ")
+        assert last.startswith("counter name cpe_agent_%s drop" % counter)
 
 
 def test_without_a_plan_nothing_passes_any_softwire():
     made = fw4.fragments(None)
     assert rules(made.source_nat) == {None: []}
     found = rules(made.chains)
-    for chain, device in (("cpe_agent_guard_out", "oifname"), ("cpe_agent_guard_in", "iifname")):
+    for chain, device in (("cpe_agent_guard_out", "oifname"), ("cpe_agent_arrivals", "iifname")):
         first, ipv6, last = found[chain]
         assert first == '%s != "lw4-*" return' % device
         assert ipv6 == "meta nfproto ipv6 drop"
         assert " drop" in last
         assert "return" not in last
+    assert 'iifname "lw4-*" counter name cpe_agent_outside_in drop' in found["cpe_agent_forward"]
 
 
 def test_what_circles_is_dropped_with_and_without_a_plan():
@@ -134,13 +155,14 @@ def test_hooks_and_names_never_change():
     heads = []
     for wanted in (plan(), plan(first=2048, protocol=17, mss=None), None):
         lines = fw4.fragments(wanted).chains.split("\n")
-        heads.append([line for line in lines if line.strip().startswith(("chain", "type"))])
+        types = [at for at, line in enumerate(lines) if line.startswith("\ttype ")]
+        heads.append([line for at in types for line in lines[at - 1 : at + 1]])
     assert heads[0] == heads[1] == heads[2]
     assert [line.split(";")[0] for line in heads[0]] == [
         "chain cpe_agent_guard_out {",
         "\ttype filter hook postrouting priority 110",
-        "chain cpe_agent_guard_in {",
-        "\ttype filter hook prerouting priority raw",
+        "chain cpe_agent_arrivals {",
+        "\ttype nat hook prerouting priority -101",
         "chain cpe_agent_forward {",
         "\ttype filter hook forward priority mangle",
     ]
@@ -163,7 +185,10 @@ def test_counters_of_fw4s_table_are_told_by_the_guards_names():
 
 def test_a_set_for_one_protocol_lets_nothing_else_pass():
     made = fw4.fragments(plan(protocol=17))
-    assert "tcp" not in made.source_nat and "icmp" not in made.source_nat
+    chains = rules(made.chains)
+    translated = str([chains["cpe_agent_" + name] for name in ("translate", "walk_udp", "udp_0")])
+    assert "cpe_agent_walk_tcp" not in chains
+    assert "tcp" not in translated and "icmp" not in translated
     assert made.chains.count("meta l4proto udp th ") == 2
     assert "tcp, udp" not in made.chains
     assert "echo-request" not in made.chains
@@ -302,9 +327,7 @@ def test_each_change_reloads_once_and_closing_is_one():
 def test_the_last_guard_is_ours_alone_and_holds_to_the_set():
     with Router() as router:
         router.firewall.set_rules(plan())
-        assert 'oifname "lw4-wan4" ip saddr 192.0.2.3 meta l4proto { tcp, udp } th sport' in (
-            router.guard
-        )
+        assert "ip saddr 192.0.2.3 meta l4proto { tcp, udp } th sport 1024" in router.guard
         assert router.guard.rstrip().split("\n")[-1].startswith("add rule ip cpe_agent last_guard")
         loads = len([one for one in router.commands if one.startswith("nft -f ")])
         router.firewall.set_rules(plan(mss=1300))

@@ -18,6 +18,7 @@ PLAN = plan.Plan(
     port_sets=SETS,
     open_sets=SETS,
     protocol=0,
+    more=(),
     mss=1420,
     host_limit=0,
     forwards=(),

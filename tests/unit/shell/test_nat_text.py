@@ -77,10 +77,11 @@ def test_nft_takes_them_and_taking_them_twice_changes_nothing(nft, path):
 def test_all_cases_together_leave_the_last_one_alone(nft):
     """One set after the other, as the server may give them: no rule of an earlier one stays."""
     texts = [parts(path)["expected"] for path in CASES]
-    chains = ("srcnat", "guard_out", "guard_in", "forward")
 
     def rules():
-        return [nft("list", "chain", "ip", "cpe_agent", chain) for chain in chains]
+        chains = nft("list", "table", "ip", "cpe_agent").split("\tchain ")[1:]
+        chains = sorted(chain.strip("\n\t }") for chain in chains)
+        return [chain for chain in chains if "\n" in chain]  # some have no rules
 
     listings = []
     for text in texts:
@@ -97,7 +98,7 @@ def test_counters_survive_a_changed_set(nft):
     nft(text=nat_text(SET))
     nft("delete", "table", "ip", "cpe_agent")
     nft(text="add table ip cpe_agent\n")
-    numbers = {"outside_out": 7, "outside_in": 11, "looped": 13, "over_limit": 17}
+    numbers = {"outside_out": 7, "outside_in": 11, "looped": 13, "over_limit": 17, "refused": 19}
     for name, number in numbers.items():
         line = "add counter ip cpe_agent %s { packets %d bytes 1 }\n" % (name, number)
         nft(text=line)
@@ -156,4 +157,4 @@ def test_foreign_counters_are_not_taken_for_guards():
 def test_any_name_of_a_device_will_do(nft, device):
     nft(text=nat_text(SET, device=device))
     listing = nft("list", "table", "ip", "cpe_agent")
-    assert 'oifname "%s" meta l4proto' % device in listing
+    assert 'oifname "%s" jump' % device in listing
