@@ -33,6 +33,9 @@ _PLACES = 512  # that one piece has flows to; each takes about 1 kB of the kerne
 _FLOW = "ip saddr . th sport"  # what keeps its port
 _PLACE = "meta l4proto . ip daddr . th dport"  # towards which ports are in use
 _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
+# Of an IPv4 packet without options that is quoted by an ICMP error: its protocol, destination port,
+# and identifier if it is an echo.
+_QUOTED, _QUOTED_PORT, _QUOTED_ID = "@th,64,8 0x45 @th,136,8", "@th,240,16", "@th,256,16"
 _TRANSLATE = "translate"  # a chain
 
 # source_nat: text of the file that fw4 includes at the head of its chain srcnat. chains: of the one
@@ -188,17 +191,32 @@ def arrivals(device, port_sets, protocol, prefix="", more=()):
 
 def _ours_out(port_sets, protocol, more):
     ours = "ip saddr %s " % port_sets[0].address
-    rules = _accept(ours, "sport", port_sets, protocol, more)
-    # ICMP errors have no port of their own; conntrack admits those of known flows only.
-    return rules + [ours + "icmp type %s return" % _ICMP_ERRORS]
+    return _accept(ours, "sport", port_sets, protocol, more) + _errors(port_sets, protocol, more)
+
+
+def _errors(port_sets, protocol, more):
+    """ICMP errors are ours if the packet that they quote was for us. conntrack admits those of
+    known flows, and for a moment there are flows of a set that is gone."""
+    ports = _ranges(port_sets)
+    names = _numbers(protocol, more)
+    quotes = "ip saddr %s icmp type %s %s" % (port_sets[0].address, _ICMP_ERRORS, _QUOTED)
+    rules = ["%s %s %s %s return" % (quotes, _any(names), _QUOTED_PORT, ports)]
+    if protocol == wire.PROTO_ALL:
+        rules.append("%s 1 %s %s return" % (quotes, _QUOTED_ID, ports))
+    return rules
+
+
+def _numbers(protocol, more):
+    """Of the protocols with ports that a set is for, as text."""
+    if protocol != wire.PROTO_ALL:
+        return (str(protocol),)
+    return tuple([str(one) for one in (wire.PROTO_TCP, wire.PROTO_UDP) + tuple(more)])
 
 
 def _accept(ours, side, port_sets, protocol, more):
     ports = _ranges(port_sets)
-    names = _names(protocol)
-    if protocol == wire.PROTO_ALL:
-        names += tuple([str(number) for number in more])
-    rules = ["%smeta l4proto %s th %s %s return" % (ours, _any(names), side, ports)]
+    names = _any(_numbers(protocol, more))
+    rules = ["%smeta l4proto %s th %s %s return" % (ours, names, side, ports)]
     if protocol == wire.PROTO_ALL:
         echo = "icmp type { echo-request, echo-reply } icmp id %s return" % ports
         rules.append(ours + echo)

@@ -5,6 +5,8 @@ import os
 from cpe_agent import algs, netlink, portset
 from cpe_agent.backends import BackendError
 
+_SCTP, _DCCP = 132, 33
+
 
 def index_of(device):
     """Interface index of a device, or None."""
@@ -51,10 +53,10 @@ def gateways():
 
 
 def protocols():
-    """Numbers of those with ports, beside TCP and UDP, that the kernel can translate: SCTP and DCCP.
-    It has timers for each protocol whose flows it tells apart."""
+    """Numbers of those with ports, beside TCP and UDP, that the kernel can translate: it has timers
+    for each protocol whose flows it tells apart."""
     found = []
-    for number, name in ((132, "sctp_timeout_established"), (33, "dccp_timeout_open")):
+    for number, name in ((_SCTP, "sctp_timeout_established"), (_DCCP, "dccp_timeout_open")):
         try:
             os.stat("/proc/sys/net/netfilter/nf_conntrack_" + name)
             found.append(number)
