@@ -13,7 +13,7 @@ Device names are quoted: nft would take 'map' for a word of its own, and '4over6
 import binascii
 from collections import namedtuple
 
-from cpe_agent import portset
+from cpe_agent import portset, timeouts
 from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
@@ -215,7 +215,7 @@ def _clamp(device, mss):
     ]
 
 
-def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
+def table(device, port_sets, open_sets, protocol, mss, host_limit, flow_timeouts, mark):
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
     Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
@@ -223,7 +223,11 @@ def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
     """
     chains = (
         # Before any other source NAT: what is translated once is not translated again.
-        ("srcnat", "nat hook postrouting priority 99", source_nat(device, open_sets, protocol)),
+        (
+            "srcnat",
+            "nat hook postrouting priority 99",
+            timeouts.rules(device, flow_timeouts) + source_nat(device, open_sets, protocol),
+        ),
         (
             "guard_out",
             "filter hook postrouting priority 110",
@@ -236,6 +240,8 @@ def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
     lines += ["add counter %s %s" % (TABLE, name) for name in GUARDS]
     sets = dict(room_sets(open_sets), **host_sets(host_limit))
     lines += ["add set %s %s %s" % (TABLE, name, sets[name]) for name in sorted(sets)]
+    policies = timeouts.objects(flow_timeouts)
+    lines += ["add ct timeout %s %s %s" % (TABLE, one, policies[one]) for one in sorted(policies)]
     for name, hook, _ in chains:
         lines.append("add chain %s %s { type %s; }" % (TABLE, name, hook))
     lines.append("flush table %s" % TABLE)
@@ -291,7 +297,8 @@ def fw4_check(fragments):
 def _fw4_source_nat(plan, mark):
     if plan is None:
         return _FW4_HEAD
-    rules = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX)
+    rules = timeouts.rules(plan.device, plan.flow_timeouts, FW4_PREFIX)
+    rules += source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX)
     return "%s%s%s\n" % (_FW4_HEAD, "\n".join(rules), _comment(mark))
 
 
@@ -309,6 +316,8 @@ def _fw4_chains(devices, plan, mark):
         sets.update(room_sets(plan.open_sets, FW4_PREFIX))
         sets.update(host_sets(plan.host_limit, FW4_PREFIX))
     lines += ["set %s %s" % (name, sets[name]) for name in sorted(sets)]
+    policies = timeouts.objects(plan.flow_timeouts, FW4_PREFIX) if plan else {}
+    lines += ["ct timeout %s %s" % (name, policies[name]) for name in sorted(policies)]
     for name, hook, rules in chains:
         lines.append("chain %s%s {" % (FW4_PREFIX, name))
         lines.append("\ttype %s; policy accept;" % hook)

@@ -12,8 +12,8 @@ TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
 # default route. port_sets: all that are ours, the first one first. open_sets: those of them that
 # new flows may use. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or
-# None. host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands
-# for nft that do all that. mark: names them.
+# None. host_limit: most flows of a host, or 0. flow_timeouts: of timeouts.WORDS. forwards: tuple of
+# forwards.Placed. nat: commands for nft that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
     (
@@ -30,6 +30,7 @@ Plan = namedtuple(
         "protocol",
         "mss",
         "host_limit",
+        "flow_timeouts",
         "forwards",
         "nat",
         "mark",
@@ -67,6 +68,7 @@ def build(options, path, port_set, others=(), closed=(), forwards=()):
         options.protocol,
         mss,
         options.host_limit,
+        options.flow_timeouts,
         forwards,
         text,
         mark,
@@ -91,6 +93,7 @@ def _nat(options, port_sets, open_sets, mss):
             options.protocol,
             mss,
             options.host_limit,
+            options.flow_timeouts,
             mark,
         )
 

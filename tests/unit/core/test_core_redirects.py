@@ -20,6 +20,7 @@ PLAN = plan.Plan(
     protocol=0,
     mss=1420,
     host_limit=0,
+    flow_timeouts="keep",
     forwards=(),
     nat="",
     mark="",
