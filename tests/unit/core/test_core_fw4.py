@@ -10,7 +10,7 @@ DEVICE = "lw4-wan4"
 RUN_DIR = "/var/run/cpe-agent"
 
 
-def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
+def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024, timeouts="keep"):
     """more, closed: first ports of additional sets."""
     port_set, *others = [
         portset.PortSet("192.0.2.3", one, size) for one in (first,) + more + closed
@@ -29,7 +29,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
         protocol=protocol,
         mss=mss,
         host_limit=0,
-        flow_timeouts="keep",
+        flow_timeouts=timeouts,
         forwards=(),
         nat="",
         mark="",
@@ -368,7 +368,7 @@ def test_a_kernel_without_timeouts_of_flows_is_told_with_what_to_do():
             "ct timeout cpe_agent_small_tcp { protocol tcp; l3proto ip; }\n"
             "           ^^^^^^^^^^^^^^^^^^^\n"
         )
-        said = refusal(router, plan()._replace(flow_timeouts="small"))
+        said = refusal(router, plan(timeouts="small"))
         assert "set option flow_timeouts 'keep'" in said
 
 
