@@ -164,6 +164,17 @@ def backend_failed(error, seconds):
     return "%s; trying again in %d s" % (error, seconds)
 
 
+def by_kernel(output):
+    """What to do where nft refuses rules for want of something in the kernel; empty if it is not
+    known. output: nft's, which quotes the rule."""
+    if "ct timeout" not in output:
+        return ""
+    return (
+        " (this kernel has no timeouts of single flows, CONFIG_NF_CONNTRACK_TIMEOUT: set option"
+        " flow_timeouts 'keep')"
+    )
+
+
 def bad_config(path, error):
     """The config file cannot be used."""
     return "%s: %s; running on the last good configuration until it is corrected" % (path, error)

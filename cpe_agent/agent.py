@@ -10,6 +10,7 @@ from cpe_agent import (
     clock,
     config,
     control,
+    history,
     log,
     memory,
     net,
@@ -62,6 +63,7 @@ class Agent:
         self._place = Place(self.sessions, self.memory, self._directory, paths.run_dir)
         self._orders = orders.Orders(self._place, paths.run_dir)
         self._watching = False  # for somebody who deletes our rules
+        self._past = history.History()  # outlives a softwire that goes and comes
         self._releasing = False  # nothing of ours shall stay on flash
         self._netifd = None  # who decides about the softwire, on OpenWrt
         if settings.agent.backend == "openwrt":
@@ -168,6 +170,7 @@ class Agent:
             "learned": lambda _: self._learned(),
             "more": lambda _: self._more(),
             "usage": lambda _: self._count(),
+            "history": lambda _: self._past.read(self.clock.now()),
             "request": lambda request: self._map(request) if len(request) > 1 else self._more(),
         }
         if self._netifd:
@@ -356,7 +359,7 @@ class Agent:
         self.line = None
 
     def _make_line(self, settings):
-        usage = Usage(self.clock) if settings.agent.backend != "none" else None
+        usage = Usage(self.clock, self._past) if settings.agent.backend != "none" else None
         backend = self._backend(settings)
         return Line(settings.softwire, self._place, backend, usage, settings.forwards)
 

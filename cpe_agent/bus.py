@@ -22,6 +22,7 @@ _MAP = (
 _METHODS = (
     ("status", "status", ()),
     ("usage", "usage", ()),
+    ("history", "history", ()),
     ("renew", "renew", ()),
     ("release", "release", ()),
     ("request", "request", _MAP),

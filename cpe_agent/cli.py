@@ -19,6 +19,8 @@ commands:
   release            take the line down, give the set back, leave no trace
   reload             take up a changed config file
   usage [--json]     count how many ports are in use: per protocol, port set and LAN host
+  usage --history [--json]
+                     plot how full the port sets have been in the last 24 hours
   more               ask for one more port set for the softwire, if option sets allows it
   map PROTOCOL PORT  ask for a mapping of an internal port: tcp, udp or all; until 'unmap' or a
                      reboot (a 'config mapping' section outlives that)
@@ -50,6 +52,11 @@ _DEFAULTS = {
     "--run-dir": "/var/run/cpe-agent",
 }
 _SOCKET = "/control"  # in the run-dir
+_JSON, _HISTORY = "--json", "--history"
+_WORDS = {  # of commands that take any
+    "status": ([], [_JSON]),
+    "usage": ([], [_JSON], [_HISTORY], [_HISTORY, _JSON], [_JSON, _HISTORY]),
+}
 _RELEASE_PATIENCE = 60  # s; four transmissions, and a little
 _MAP_PATIENCE = 15  # s; three transmissions
 
@@ -121,7 +128,7 @@ def _read(words):
     command, arguments = plain[0].lstrip("-") if plain[0] == "--version" else plain[0], plain[1:]
     if command not in _COMMANDS and command not in ("help", "version"):
         raise UsageError("'%s' is no command" % command)
-    allowed = ([], ["--json"]) if command in ("status", "usage") else ([],)
+    allowed = _WORDS.get(command, ([],))
     if command == "print-nft" and len(arguments) == 3:
         return options, command, arguments
     if command in ("map", "unmap", "learn"):
@@ -407,14 +414,25 @@ def _watch_mapping(options, name):
 
 
 def _usage(options, arguments):
-    answer = _ask(options, "usage")
+    answer = _ask(options, "history" if _HISTORY in arguments else "usage")
     if answer is None:
         return NOT_RUNNING
     if "error" in answer:
         return FAILED
-    text = json.dumps(answer) if arguments else "\n".join(status.usage_lines(answer))
+    if _JSON in arguments:
+        text = json.dumps(answer)
+    else:
+        text = "\n".join(_usage_lines(answer, _HISTORY in arguments))
     sys.stdout.write(text + "\n")
     return OK
+
+
+def _usage_lines(answer, is_history):
+    if not is_history:
+        return status.usage_lines(answer)
+    from cpe_agent import plot
+
+    return plot.lines(answer)
 
 
 def _more(options, _):

@@ -7,7 +7,7 @@ server too unless 'server' names others. A mapping needs an internal port.
 import socket
 from collections import namedtuple
 
-from cpe_agent import address, dns, portset, uci
+from cpe_agent import address, dns, portset, timeouts, uci
 from cpe_agent.pcp import mapping as m
 from cpe_agent.pcp import servers, wire
 from cpe_agent.pcp.client import Client, Overlap
@@ -160,6 +160,8 @@ SOFTWIRE_OPTIONS = (
     ("less_below", "40", _number(0, 99)),  # of what would be left
     ("set_hold", "600", _number(0, 86400)),  # seconds that they have not been needed
     ("host_limit", "0", _number(0, 65535)),  # flows that a host of the LAN may have; 0: no limit
+    # Idle flows: end as the kernel's switches say, or as soon as the RFCs allow (timeouts.py).
+    ("flow_timeouts", timeouts.KEEP, _choice({one: one for one in timeouts.WORDS})),
 )
 # A mapping beside the softwire, or without one: ports of a NAT44, a NAT64 or a firewall.
 MAPPING_OPTIONS = (

@@ -8,10 +8,13 @@ closed to new flows, then given back when the last flow on it has ended.
 
 from collections import namedtuple
 
+from cpe_agent import history
+
 MORE, CLOSE, REOPEN, GIVE_BACK = "more", "close", "reopen", "give back"
 
 INTERVAL = 10000  # ms between looks at how many flows there are
-SLOW_INTERVAL = 60000  # ms between looks at the ports while there are few
+SLOW_INTERVAL = 60000  # ms between looks at the ports while there are few flows
+RARE_INTERVAL = history.STEP - INTERVAL  # the same with one set: a count for each step of history
 _URGENT = 95  # percent; no second look is needed
 _LOOKS = 2  # in a row that show sets nearly full
 _REFUSED = 600000  # ms; after a refusal; doubled each time
@@ -97,8 +100,8 @@ def is_worth_a_look(limits, sizes, flows, since):
     """True if it has to be known which ports are in use, which costs something.
 
     flows: all that the kernel tracks, which costs nothing to know, and is no less than the ports in
-    use. since: ms since the last look.
+    use. since: ms since the last look, or None if there was none.
     """
     if 100 * flows >= limits.more_above * sum(sizes.values()):
         return True
-    return len(sizes) > 1 and since >= SLOW_INTERVAL
+    return since is None or since >= (SLOW_INTERVAL if len(sizes) > 1 else RARE_INTERVAL)

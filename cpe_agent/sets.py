@@ -109,7 +109,7 @@ class Sets:
         self._look_at = now + growth.INTERVAL
         sizes = self._sizes()
         at = self._usage.at
-        since = growth.SLOW_INTERVAL if at is None else now - at
+        since = None if at is None else now - at
         if sizes and growth.is_worth_a_look(self._growth.limits, sizes, self._usage.flows(), since):
             self._usage.begin(self.all_sets(), self._on_counted)
         else:

@@ -11,7 +11,7 @@ asked first, and where fw4 has not taken a new set all the same, its last files 
 
 import os
 
-from cpe_agent import algs, interface, nat, redirects, store
+from cpe_agent import advice, algs, interface, nat, redirects, store
 from cpe_agent.backends import BackendError, child, fw4_forwards, kernel
 from cpe_agent.backends.config_file import ConfigFile
 
@@ -207,7 +207,8 @@ class Firewall:
         self._write_trial(nat.fw4_check(wanted))
         code, output = self._run("nft -c -f " + self._trial)
         if code:
-            raise BackendError("nft refuses our rules: %s" % _said(output))
+            why = _said(output) + advice.by_kernel(output)
+            raise BackendError("nft refuses our rules: " + why)
 
     # fw4
 

@@ -14,7 +14,7 @@ address as source. The router itself sends from the inner address, and NAT does 
 import json
 from collections import namedtuple
 
-from cpe_agent import algs, nat, portset
+from cpe_agent import advice, algs, nat, portset
 from cpe_agent.backends import BackendError, child, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
@@ -275,7 +275,8 @@ def _failure(tool, lines, output):
     said = [line.strip() for line in output.split("\n") if line.strip()]
     number = said[-1].rpartition(":")[2] if said and said[-1].startswith("Command failed") else ""
     if not portset.is_number(number) or not 1 <= int(number) <= len(lines):
-        return "'%s' failed: %s" % (tool, "; ".join(said[:3]) or "no output")
+        why = "; ".join(said[:3]) or "no output"
+        return "'%s' failed: %s%s" % (tool, why, advice.by_kernel(output))
     command = lines[int(number) - 1]
     text = "'ip %s' failed: %s" % (command, "; ".join(said[:-1]) or "no reason given")
     if command.startswith("route add default") and "File exists" in text:

@@ -160,3 +160,22 @@ def test_a_softwire_of_another_name_is_closed_too(home):
     finally:
         home.cpe.ip("link set lw4-other down", "link set lw4-other name " + openwrt.DEVICE)
         home.router.number_softwire()
+
+
+def seconds_left(home):
+    """Of a new UDP flow."""
+    assert home.lan.call("ask_udp", [[INTERNET[1], 80]], 1, 10, PATIENCE)[0][0]
+    text = home.cpe.namespace.run(["cat", "/proc/net/nf_conntrack"]).stdout
+    (flow,) = [line.split() for line in text.splitlines() if INTERNET[1] in line]
+    home.cpe.call("delete_flows", SHARED, 1, 0)
+    return int(flow[4])
+
+
+def test_idle_flows_live_as_the_option_says_also_after_a_reload_of_fw4(home):
+    home.cpe.sysctl("net.netfilter.nf_conntrack_udp_timeout=10000")
+    home.router.firewall.set_rules(openwrt.wanted(OWN, flow_timeouts="small"))
+    assert 60 < seconds_left(home) <= 120
+    assert "Error" not in home.router.shell("fw4 reload")[1]
+    assert 60 < seconds_left(home) <= 120
+    assert home.router.firewall.set_rules(openwrt.wanted(OWN)) is True
+    assert seconds_left(home) > 120

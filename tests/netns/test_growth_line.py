@@ -174,3 +174,27 @@ def test_usage_tells_hosts_and_ports_as_the_kernel_lists_them(line):
     assert found["sets"] == [
         {"first_port": one.first, "last_port": portset.last(one)} for one in (FIRST, SECOND)
     ]
+
+
+def past(agent):
+    """The last day's counts: {field: list}."""
+    return json.loads(agent.cli("usage", "--history", "--json").stdout)
+
+
+def test_the_history_keeps_the_highest_of_what_was_counted(line):
+    home, agent, _ = line(FIRST, sets="1", more_above="100")
+    rig.wait_for(lambda: past(agent)["full"], "the first count, though there are few flows")
+    home.inet.call("serve_steady", STEADY)
+    begin(home, "udp", 9)
+    place = [INTERNET[0], STEADY]
+    assert None not in home.lan.call("gather", "tcp", "tcp", [place], [OTHER], 16, 1, PATIENCE)
+    assert agent.cli("usage").returncode == 0
+    end_all(home)
+    assert json.loads(agent.cli("usage", "--json").stdout)["full"] == 0
+    found = past(agent)
+    highest = {name: max(found[name]) for name in ("full", "tcp", "udp", "ports")}
+    assert highest == {"full": 50, "tcp": 16, "udp": 9, "ports": FIRST.size}
+    text = agent.cli("usage", "--history").stdout
+    assert "most: 50 % of 32 ports" in text
+    assert "tcp  at most 16 ports in use" in text
+    assert agent.cli("usage", "--history", "--hist").returncode == 2

@@ -17,8 +17,8 @@ from tests.support import micropython
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SDK = ROOT / "openwrt-package/cpe-agent"
 AGENT = "usr/lib/cpe-agent/"
-# Measured 118 814 and 180 172 octets, and 9 % for what comes.
-LARGEST, LARGEST_INSTALLED = 129500, 196400
+# Measured 130 590 and 200 090 octets, and 9 % for what comes.
+LARGEST, LARGEST_INSTALLED = 142300, 218100
 
 PROGRAMS = {
     "etc/init.d/cpe-agent",

@@ -10,7 +10,7 @@ DEVICE = "lw4-wan4"
 RUN_DIR = "/var/run/cpe-agent"
 
 
-def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
+def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024, timeouts="keep"):
     """more, closed: first ports of additional sets."""
     port_set, *others = [
         portset.PortSet("192.0.2.3", one, size) for one in (first,) + more + closed
@@ -30,6 +30,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
         more=(),
         mss=mss,
         host_limit=0,
+        flow_timeouts=timeouts,
         forwards=(),
         nat="",
         mark="",
@@ -381,6 +382,17 @@ def test_what_nft_refuses_never_replaces_the_last_good_files():
         assert "nft refuses our rules: Error: syntax error, unexpected snap" in said
         assert router.files() == fw4.fragments(plan())[:2]
         assert router.reloads() == 1
+
+
+def test_a_kernel_without_timeouts_of_flows_is_told_with_what_to_do():
+    with Router() as router:
+        router.refuses = (
+            "/x:9:12-30: Error: Could not process rule: No such file or directory\n"
+            "ct timeout cpe_agent_small_tcp { protocol tcp; l3proto ip; }\n"
+            "           ^^^^^^^^^^^^^^^^^^^\n"
+        )
+        said = refusal(router, plan(timeouts="small"))
+        assert "set option flow_timeouts 'keep'" in said
 
 
 def test_a_reload_that_nft_refuses_puts_the_last_good_files_back():

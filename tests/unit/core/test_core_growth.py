@@ -1,6 +1,6 @@
 """growth.py: when one more port set is asked for, and when one is given back. Both runtimes."""
 
-from cpe_agent import growth
+from cpe_agent import growth, history
 from cpe_agent.growth import CLOSE, GIVE_BACK, MORE, REOPEN
 
 LIMITS = growth.Limits(3, 80, 40, 600000)
@@ -127,10 +127,22 @@ def test_without_a_set_there_is_nothing_to_say():
 
 def test_ports_are_counted_only_when_that_could_matter():
     worth = growth.is_worth_a_look
-    assert not worth(LIMITS, {0: 100}, 79, 10**9)
+    assert not worth(LIMITS, {0: 100}, 79, growth.SLOW_INTERVAL)
     assert worth(LIMITS, {0: 100}, 80, STEP)
     assert not worth(LIMITS, {0: 100, 1: 100}, 79, STEP)
     assert worth(LIMITS, {0: 100, 1: 100}, 0, growth.SLOW_INTERVAL)
+
+
+def test_ports_are_counted_for_each_step_of_the_history_all_the_same():
+    assert growth.is_worth_a_look(LIMITS, {0: 100}, 0, None), "the first one"
+    now, last, counted = 0, None, set()
+    while now < 20 * history.STEP:
+        since = None if last is None else now - last
+        if growth.is_worth_a_look(LIMITS, {0: 100}, 0, since):
+            last = now
+            counted.add(now // history.STEP)
+        now += growth.INTERVAL
+    assert counted == set(range(20))
 
 
 def test_load_that_swings_does_not_make_sets_come_and_go():

@@ -21,6 +21,7 @@ PLAN = plan.Plan(
     more=(),
     mss=1420,
     host_limit=0,
+    flow_timeouts="keep",
     forwards=(),
     nat="",
     mark="",

@@ -200,6 +200,9 @@ def test_ifup_brings_the_shared_address_and_a_route_and_holds_nat_to_the_set(up)
     status = router.ubus("cpe-agent", "status")
     assert (status["address"], status["first_port"]) == ("192.0.2.3", 37056)
     assert status["errors"] == [] and status["warnings"] == []
+    past = router.ubus("cpe-agent", "history")
+    assert past["step"] == 300
+    assert set(past["ports"]) <= {32}, "nothing is there before the first count"
 
 
 def test_the_shared_address_is_not_the_kernels_own(up):

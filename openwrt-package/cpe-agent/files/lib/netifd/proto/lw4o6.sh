@@ -13,7 +13,7 @@
 LW4O6_RUN_DIR=/var/run/cpe-agent
 LW4O6_OPTIONS="ip6addr tunlink ports lifetime parity protocol internal_port fallback mtu mss_clamp \
 	inner_address icmp_recovery default_router release zone sets more_above less_below set_hold \
-	host_limit"
+	host_limit flow_timeouts"
 
 proto_lw4o6_init_config() {
 	local option
