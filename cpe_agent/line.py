@@ -280,14 +280,16 @@ class Line(Keeper):
             return None
         others, closed = self.sets.port_sets()
         port_sets = (port_set,) + others + closed
+        taken = self.backend.taken(port_sets)
         placed = forwards.place(
             self.forwards,
             port_sets,
             self.options.inner_address,
             self.options.protocol,
-            self.backend.taken(port_sets),
+            taken,
         )
-        return plan.build(self.options, self.path, port_set, others, closed, placed)
+        reserved = forwards.reserved(placed, taken)
+        return plan.build(self.options, self.path, port_set, others, closed, placed, reserved)
 
     def _tell_forwards(self, placed):
         """What is new goes to the log."""

@@ -13,7 +13,7 @@ Device names are quoted: nft would take 'map' for a word of its own, and '4over6
 import binascii
 from collections import namedtuple
 
-from cpe_agent import portset
+from cpe_agent import nat_forwards, portset
 from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
@@ -215,15 +215,18 @@ def _clamp(device, mss):
     ]
 
 
-def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
+def table(device, port_sets, open_sets, protocol, mss, host_limit, mark, forwards=()):
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
     Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
-    those of them that new flows may use. mark: text that is found again in a listing.
+    what of them new flows may use. mark: text that is found again in a listing. forwards: tuple of
+    forwards.Placed.
     """
+    sources = nat_forwards.services(device, forwards) + source_nat(device, open_sets, protocol)
+    sources += nat_forwards.reflection(device, forwards)
     chains = (
         # Before any other source NAT: what is translated once is not translated again.
-        ("srcnat", "nat hook postrouting priority 99", source_nat(device, open_sets, protocol)),
+        ("srcnat", "nat hook postrouting priority 99", sources),
         (
             "guard_out",
             "filter hook postrouting priority 110",
@@ -232,6 +235,9 @@ def table(device, port_sets, open_sets, protocol, mss, host_limit, mark):
         ("guard_in", "filter hook prerouting priority raw", guard_in(device, port_sets, protocol)),
         ("forward", "filter hook forward priority mangle", forward(device, mss, host_limit)),
     )
+    inward = nat_forwards.destination_nat(forwards)
+    if inward:
+        chains = (("dstnat", "nat hook prerouting priority -101", inward),) + chains
     lines = ["add table %s" % TABLE]
     lines += ["add counter %s %s" % (TABLE, name) for name in GUARDS]
     sets = dict(room_sets(open_sets), **host_sets(host_limit))
@@ -291,7 +297,8 @@ def fw4_check(fragments):
 def _fw4_source_nat(plan, mark):
     if plan is None:
         return _FW4_HEAD
-    rules = source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX)
+    rules = nat_forwards.services(plan.device, plan.forwards, "snat ip to")
+    rules += source_nat(plan.device, plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX)
     return "%s%s%s\n" % (_FW4_HEAD, "\n".join(rules), _comment(mark))
 
 

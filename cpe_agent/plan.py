@@ -4,16 +4,17 @@ import binascii
 import socket
 from collections import namedtuple
 
-from cpe_agent import nat, softwire
+from cpe_agent import nat, portset, softwire
 
 TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 
 # device: the softwire's name. underlay: the device it runs over. local, remote: IPv6 text.
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
-# default route. port_sets: all that are ours, the first one first. open_sets: those of them that
-# new flows may use. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or
-# None. host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands
-# for nft that do all that. mark: names them.
+# default route. port_sets: all that are ours, the first one first. open_sets: what of them new
+# flows may use. reserved: tuple of ports of the sets that somebody is reached at, which are in none
+# of open_sets. protocol: what NAT holds to them. mss: TCP's largest segment in octets, or None.
+# host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands for nft
+# that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
     (
@@ -27,6 +28,7 @@ Plan = namedtuple(
         "metric",
         "port_sets",
         "open_sets",
+        "reserved",
         "protocol",
         "mss",
         "host_limit",
@@ -37,11 +39,12 @@ Plan = namedtuple(
 )
 
 
-def build(options, path, port_set, others=(), closed=(), forwards=()):
+def build(options, path, port_set, others=(), closed=(), forwards=(), reserved=()):
     """Plan for a port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
 
     others, closed: tuples of additional sets of the same address, which new flows may use or not.
-    forwards: tuple of forwards.Placed.
+    forwards: tuple of forwards.Placed. reserved: tuple of their ports, and of all others that new
+    flows shall leave alone.
 
     None, too, without an lwAFTR: the config allows that where nothing is to be built.
     options: config.Softwire. path: netlink.Path of the PCP request; the softwire has the same
@@ -51,8 +54,9 @@ def build(options, path, port_set, others=(), closed=(), forwards=()):
         return None
     mtu = options.mtu or softwire.mtu(path.mtu)
     mss = _mss(options, mtu)
-    open_sets = (port_set,) + others
-    text, mark = _nat(options, open_sets + closed, open_sets, mss)
+    port_sets = (port_set,) + others + closed
+    open_sets = portset.without((port_set,) + others, reserved)
+    text, mark = _nat(options, port_sets, open_sets, mss, forwards)
     return Plan(
         options.device,
         path.device,
@@ -62,8 +66,9 @@ def build(options, path, port_set, others=(), closed=(), forwards=()):
         port_set.address,
         options.inner_address,
         options.metric if options.default_route else None,
-        open_sets + closed,
+        port_sets,
         open_sets,
+        reserved,
         options.protocol,
         mss,
         options.host_limit,
@@ -82,7 +87,7 @@ def _mss(options, mtu):
     return mtu - TCP_HEADERS if options.mss_clamp else None
 
 
-def _nat(options, port_sets, open_sets, mss):
+def _nat(options, port_sets, open_sets, mss, forwards=()):
     def text(mark):
         return nat.table(
             options.device,
@@ -92,6 +97,7 @@ def _nat(options, port_sets, open_sets, mss):
             mss,
             options.host_limit,
             mark,
+            forwards,
         )
 
     mark = "cpe-agent %08x" % binascii.crc32(text("").encode())

@@ -26,6 +26,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024):
         metric=0,
         port_sets=(port_set,) + tuple(others),
         open_sets=(port_set,) + tuple(others[: len(more)]),
+        reserved=(),
         protocol=protocol,
         mss=mss,
         host_limit=0,
