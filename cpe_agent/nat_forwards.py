@@ -1,5 +1,4 @@
-"""nftables text for port forwards: how they are reached, and what their hosts send. Pure: values in,
-text out.
+"""nftables text for port forwards: how they are reached, and what their hosts send. Pure.
 
 What lives here: rules beside those of nat.py. On OpenWrt only the first of them are needed: fw4
 leads what comes in to its host.

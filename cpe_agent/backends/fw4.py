@@ -122,13 +122,21 @@ class Firewall:
             for chain in (nat.FW4_MARKED if plan else nat.FW4_MARKED[1:])
         )
 
-    def _listing(self, chain):
+    def _listing(self, chain, command="nft list chain "):
         """What nft lists of a chain, empty if it is not there. Raises BackendError."""
-        code, listing = self._run("nft list chain " + chain)
+        code, listing = self._run(command + chain)
         if code == 0 and not listing.rstrip().endswith("}"):
             # To load them again would not help, and end like this again and again.
             raise BackendError("cannot see the rules in force: no room for them in " + self._dir)
         return listing if code == 0 else ""
+
+    def load(self):
+        """A text that is another one after each load of the firewall: how the kernel numbers its
+        table, and our rules in it. Raises BackendError."""
+        tables = self._run("nft -a list tables")[1].split("\n")
+        listing = self._listing("%s %s" % (nat.FW4_TABLE, nat.FW4_MARKED[1]), "nft -a list chain ")
+        numbered = [line for line in tables if line.startswith("table " + nat.FW4_TABLE + " ")]
+        return "\n".join(numbered) + listing
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""

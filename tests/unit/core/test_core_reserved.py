@@ -1,4 +1,4 @@
-"""Ports that outbound flows leave alone: portset.without, and what becomes of them. Both runtimes."""
+"""Ports that outbound flows leave alone, and what becomes of them. Both runtimes."""
 
 from cpe_agent import config, forwards, nat, nat_forwards, netlink, plan, portset
 from cpe_agent.pcp import wire
