@@ -49,6 +49,26 @@ def test_the_router_itself_is_reached_by_its_inner_address(forwarded):
     assert home.lan.call("talk", SHARED, port, PATIENCE).split()[0] in (LAN_HOST, ROUTER)
 
 
+def test_what_a_server_sends_leaves_by_the_port_that_it_is_reached_at(home):
+    """RFC 4787 REQ-1."""
+    placed = topology.placed(OWN, {"dest_ip": LAN_HOST, "dest_port": "27015"})
+    home.router.firewall.set_rules(openwrt.wanted(OWN, placed), openwrt.WHERE)
+    seen = "%s %d" % (SHARED, placed[0].port)
+    for address in INTERNET[:2]:
+        assert home.lan.call("talk", address, 80, PATIENCE, 27015) == seen
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE, 27016) != seen
+
+
+def test_each_load_of_the_firewall_is_noticed(home):
+    """Each empties miniupnpd's chains."""
+    seen = []
+    for command in ("true", "fw4 reload", "fw4 restart", "fw4 reload"):
+        home.router.shell(command)
+        seen.append(home.router.firewall.load())
+        assert home.router.firewall.load() == seen[-1]
+    assert len(set(seen)) == len(seen)
+
+
 def test_one_reload_and_none_when_nothing_has_changed(home):
     router, placed = home.router, topology.placed(OWN, WEB)
     for number in (1, 1):

@@ -110,3 +110,12 @@ def test_flows_of_a_removed_forward_end(home):
     assert home.lan.call("receive_udp", "service", IMPATIENCE) is None
     home.lan.call("close", "service")
     home.inet.call("close", "player")
+
+
+def test_a_port_that_the_agent_does_not_know_of_serves_both_ways_at_once(home):
+    """As miniupnpd's: here a rule of another program's leads 1500 to the LAN."""
+    home.cpe.call("apply", topology.wanted(portset.PortSet(SHARED, 1500, 2)))
+    ports = home.lan.call("connect_many", INTERNET[0], 80, 2, PATIENCE)
+    assert sorted(ports) == [1500, 1501]
+    assert home.inet.call("talk", SHARED, 1500, PATIENCE).split()[0] == INTERNET[0]
+    assert home.nei.call("talk", SHARED, 1500, PATIENCE).split()[0] == SHARED

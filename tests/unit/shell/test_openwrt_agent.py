@@ -597,7 +597,7 @@ def test_miniupnpd_starts_anew_when_somebody_has_loaded_the_firewall(upnp):
     for number in (1, 2):
         before = starts()
         router.cpe.run([str(router.folder / "fw4"), "reload"])
-        rig.wait_for(lambda: starts() > before, "start %d" % number)
+        rig.wait_for(lambda count=before: starts() > count, "start %d" % number)
 
 
 def test_an_address_that_miniupnpd_does_not_take_is_told_in_status_and_log(upnp):
