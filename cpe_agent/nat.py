@@ -11,6 +11,7 @@ Device names are quoted: nft would take 'map' for a word of its own, and '4over6
 """
 
 import binascii
+import json
 from collections import namedtuple
 
 from cpe_agent import nat_forwards, portset
@@ -352,6 +353,16 @@ def _comment(mark):
 def is_marked(listing, mark):
     """True if a listing of rules has that mark."""
     return _comment(mark) in listing
+
+
+def table_number(listing, table):
+    """The kernel's number of a table, by 'nft -j list tables'; None if it is not there."""
+    try:
+        found = [one["table"] for one in json.loads(listing)["nftables"] if "table" in one]
+        numbers = {"%s %s" % (one["family"], one["name"]): one["handle"] for one in found}
+    except (KeyError, TypeError, ValueError):
+        return None
+    return numbers.get(table)
 
 
 def parse_counters(listing, prefix=""):

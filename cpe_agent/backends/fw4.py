@@ -133,10 +133,10 @@ class Firewall:
     def load(self):
         """A text that is another one after each load of the firewall: how the kernel numbers its
         table, and our rules in it. Raises BackendError."""
-        tables = self._run("nft -a list tables")[1].split("\n")
+        # A reload gives the rules other numbers, a restart the table; as text nft 1.0.6 tells none.
+        table = nat.table_number(self._run("nft -j list tables")[1], nat.FW4_TABLE)
         listing = self._listing("%s %s" % (nat.FW4_TABLE, nat.FW4_MARKED[1]), "nft -a list chain ")
-        numbered = [line for line in tables if line.startswith("table " + nat.FW4_TABLE + " ")]
-        return "\n".join(numbered) + listing
+        return "%s %s" % (table, listing)
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""

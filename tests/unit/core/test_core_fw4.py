@@ -543,3 +543,13 @@ def test_another_firewall_than_fw4_is_told():
     with Router() as router:
         (found,) = router.firewall.problems(DEVICE, "wan4")
         assert "not fw4" in found
+
+
+def test_the_number_of_a_table_is_found_in_what_nft_lists():
+    table = '{"table": {"family": "%s", "name": "%s", "handle": %d}}'
+    tables = ", ".join([table % one for one in (("ip", "fw4", 3), ("inet", "fw4", 7))])
+    listing = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, %s]}' % tables
+    assert nat.table_number(listing, "inet fw4") == 7
+    for text in ("", "{}", "[]", "Error: syntax", '{"nftables": [{"table": 1}]}', listing[:-9]):
+        assert nat.table_number(text, "inet fw4") is None, text
+    assert nat.table_number(listing, "inet other") is None
