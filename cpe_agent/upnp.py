@@ -13,10 +13,9 @@ from cpe_agent import portset
 _NAME = "upnpd.cpe_agent_"  # begins the names of our sections
 _ADDRESS, _STUN = "upnpd.config.external_ip", "upnpd.config.use_stun"
 # Begins addresses that miniupnpd takes for no public ones: as external_ip it does not start.
-_NOT_PUBLIC = ["10.", "127.", "169.254.", "192.0.0.", "192.0.2.", "192.168.", "198.18.", "198.19."]
-_NOT_PUBLIC += ["198.51.100.", "203.0.113."]
-_NOT_PUBLIC += ["172.%d." % number for number in range(16, 32)]
-_NOT_PUBLIC += ["100.%d." % number for number in range(64, 128)]
+_NOT_PUBLIC = ("10.", "127.", "169.254.", "192.0.0.", "192.0.2.", "192.168.", "198.18.", "198.19.")
+_NOT_PUBLIC += ("198.51.100.", "203.0.113.")
+_NOT_PUBLIC_RANGES = {"100": (64, 127), "172": (16, 31)}  # by the first octet: of the second
 _NO = ("0", "off", "false", "no", "disabled")
 
 
@@ -49,7 +48,10 @@ def _allowed(port_sets, reserved):
 
 def is_public(address):
     """True if miniupnpd gives ports of an address. address: dotted text."""
-    return not [begin for begin in _NOT_PUBLIC if address.startswith(begin)]
+    first, second = address.split(".")[:2]
+    low, high = _NOT_PUBLIC_RANGES.get(first, (256, 256))
+    private = [begin for begin in _NOT_PUBLIC if address.startswith(begin)]
+    return not private and not low <= int(second) <= high
 
 
 def state(text, ranges, address=None):
@@ -78,12 +80,18 @@ def is_on(sections, interface):
 
     sections: list of uci.Section of /etc/config/upnpd. interface: its name.
     """
+    found = [one.options for one in sections if one.type == "upnpd"]
+    return bool(found) and found[0].get("enabled") not in _NO and may_serve(sections, interface)
+
+
+def may_serve(sections, interface):
+    """True if it would serve that interface as soon as it is installed and enabled: then our rules
+    have to be there already. sections, interface: see is_on()."""
     for one in sections:
         if one.type == "upnpd":
-            options = one.options
-            off = options.get("enabled") in _NO or options.get("config_file")
-            return not off and options.get("external_iface", interface) == interface
-    return False
+            foreign = one.options.get("config_file")
+            return not foreign and one.options.get("external_iface", interface) == interface
+    return True
 
 
 def problems(sections, address):

@@ -27,18 +27,19 @@ class Miniupnpd:
         self._error = None  # why the state file is not written
 
     def follow(self, plan, reloaded, load):
-        """Deny what is not of a plan.Plan's sets, and tell its address; for None, neither.
+        """Deny what is not of a plan.Plan's first set, and tell its address; for None, neither.
 
         reloaded: we have loaded the firewall anew. load(): gives a text that is another one after
         each load, whoever did it. A load has emptied miniupnpd's chains, and it fills them when it
         starts, from the file of its leases.
         """
-        serves = upnp.is_on(self._sections(), self._interface)
+        sections = self._sections()
+        serves = upnp.is_on(sections, self._interface)
         seen = load() if serves else None
         emptied = serves and (reloaded or self._load not in (None, seen))
         self._load = seen
         before = self._read()
-        text = self._state(before, plan if serves else None)
+        text = self._state(before, plan if upnp.may_serve(sections, self._interface) else None)
         written = text != before and self._write(text)
         if written or emptied:
             self._restart()
@@ -57,7 +58,9 @@ class Miniupnpd:
     def _state(self, before, plan):
         if plan is None:
             return upnp.state(before, ())
-        return upnp.state(before, upnp.denied(plan.port_sets, plan.reserved), plan.address)
+        # Additional sets come and go, and hosts do not hear of it when their ports go with them.
+        ranges = upnp.denied(plan.port_sets[:1], plan.reserved)
+        return upnp.state(before, ranges, plan.address)
 
     def _sections(self):
         return self._config.read()[0] or []
@@ -70,13 +73,16 @@ class Miniupnpd:
             return ""
 
     def _write(self, text):
-        """True if it is written."""
+        """True if it is written; without a text nothing is left there."""
+        file = store.File(self._path, _LARGEST)
+        self._error = None
+        if not text:
+            file.remove()
+            return True
         try:
             store.make_directory(self._path.rpartition("/")[0])
-            file = store.File(self._path, _LARGEST)
             file.read()
             file.write(text)
-            self._error = None
         except store.StoreError as error:
             self._error = str(error)
         return self._error is None

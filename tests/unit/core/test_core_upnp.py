@@ -75,7 +75,9 @@ def test_it_is_left_alone_where_it_serves_others():
     ):
         section = uci.Section("upnpd", "config", dict({"enabled": "1"}, **options))
         assert upnp.is_on([section], "wan4") == on, options
+        assert upnp.may_serve([section], "wan4") == (on or "enabled" in options), options
     assert not upnp.is_on([], "wan4")
+    assert upnp.may_serve([], "wan4"), "it may be installed later"
 
 
 def test_presets_that_come_before_our_rules_are_told():

@@ -94,6 +94,16 @@ def test_so_has_a_load_that_somebody_else_has_asked_for(router):
     assert router.restarts(3)
 
 
+def test_an_additional_set_is_not_given_away(router):
+    """It goes when it is not needed, and hosts would not hear of it."""
+    router.follow()
+    before = router.state.read_text()
+    more = SET._replace(first=8192)
+    both = types.SimpleNamespace(port_sets=(SET, more), reserved=(), address=SET.address)
+    router.service.follow(both, False, str)
+    assert router.state.read_text() == before
+
+
 def test_the_address_follows(router):
     router.follow()
     assert "external_ip='5.0.0.1'" in router.state.read_text()
@@ -120,13 +130,15 @@ def test_without_a_set_all_is_as_the_user_wrote_it(router):
     router.follow()
     router.service.follow(None, True, str)
     assert router.state.read_text() == "upnpd.mine='perm_rule'\n"
+    router.state.unlink()
+    router.follow()
+    router.service.follow(None, True, str)
+    assert list(router.state.parent.iterdir()) == []
 
 
 def test_it_is_left_alone_where_it_serves_others(router):
-    (router.config / "upnpd").write_text(CONFIG.replace("'1'", "'0'", 1))
-    router.follow(reloaded=True)
-    assert not router.state.exists()
-    (router.config / "upnpd").unlink()
+    other = CONFIG.replace("'1'", "'1'\n    option external_iface 'wan'", 1)
+    (router.config / "upnpd").write_text(other)
     router.follow(reloaded=True)
     assert not router.state.exists()
     (router.config / "upnpd").write_text(CONFIG)
@@ -134,11 +146,22 @@ def test_it_is_left_alone_where_it_serves_others(router):
     assert router.restarts(1)
 
 
+def test_where_it_is_off_or_not_installed_the_rules_are_there_before_it_starts(router):
+    (router.config / "upnpd").unlink()
+    router.follow()
+    assert "ext_ports='2048-65535'" in router.state.read_text()
+    before = router.state.read_text()
+    (router.config / "upnpd").write_text(CONFIG.replace("'1'", "'0'", 1))
+    router.follow(reloaded=True)
+    (router.config / "upnpd").write_text(CONFIG)
+    router.follow()
+    assert router.state.read_text() == before
+
+
 def test_what_is_no_config_is_no_reason_to_stumble(router):
     (router.config / "upnpd").write_text("config 'unfinished\n")
     router.follow(reloaded=True)
     assert router.service.problems(plan()) == []
-    assert not router.state.exists()
 
 
 def test_openwrts_uci_puts_our_rules_before_the_users(router):

@@ -589,6 +589,15 @@ def test_miniupnpd_follows_the_set_and_the_forwards(upnp):
     rig.wait_for(lambda: denied(router) == [], "the end")
 
 
+def test_miniupnpd_that_serves_another_interface_is_left_alone_from_the_reload_on(upnp):
+    """procd asks for one when /etc/config/upnpd has changed."""
+    router, _, _ = upnp
+    rig.wait_for(lambda: denied(router), "rules; they were there before it was enabled")
+    (router.folder / "upnpd").write_text(UPNPD + "    option external_iface 'wan'\n")
+    assert router.ubus("cpe-agent", "reload") == {"changed": False}
+    assert denied(router) == []
+
+
 def test_miniupnpd_starts_anew_when_somebody_has_loaded_the_firewall(upnp):
     """That has emptied its chains."""
     router, _, starts = upnp
