@@ -294,6 +294,8 @@ class Agent:
         changed = settings != self.config
         if changed:
             error = self.switch(settings)
+        elif self.line:
+            self.line.apply(self.clock.now())  # the config of somebody else may have changed
         return {"error": error} if error else {"changed": changed}
 
     def switch(self, settings):

@@ -56,6 +56,15 @@ def in_force(placed):
     return [one for one in placed if one.port is not None]
 
 
+def gone(before, after):
+    """Sorted list of (address, port) whose flows lead to where they should not any more.
+
+    before, after: tuples of Placed.
+    """
+    ended = [one for one in in_force(before) if one not in after]
+    return sorted({(one.address, one.port) for one in ended})
+
+
 def text(one):
     """A Placed for people, in one line."""
     if one.problem:

@@ -23,6 +23,8 @@ class Line(Keeper):
         self.usage = usage
         self.forwards = wanted_forwards
         self._placed = ()  # forwards.Placed that the log has told of
+        self._warned = []  # what the backend has warned of, as the log has told
+        self._changed = False  # so that there may be more of it
         self.sets = Sets(self, place, usage)
         self.sets.recall()
         self.backend = backend
@@ -55,7 +57,7 @@ class Line(Keeper):
 
     def timer(self):
         """When handle_timer is due, in ms, or None."""
-        timers = super().timer(), self._apply_at, self.sets.timer()
+        timers = super().timer(), self._apply_at, self.sets.timer(), 0 if self._changed else None
         return min([at for at in timers if at is not None], default=None)
 
     def handle_timer(self, now):
@@ -64,6 +66,9 @@ class Line(Keeper):
         if self._apply_at is not None and now >= self._apply_at:
             self.apply(now)
         self.sets.handle_timer(now)
+        if self._changed:
+            self._changed = False
+            self._tell_warnings()
 
     def release(self, now):
         """Stop using the set, then give it back, in this order: nobody else may get it while we
@@ -266,6 +271,7 @@ class Line(Keeper):
             if self.backend.apply(wanted):
                 self.reconfigurations += 1
             self._tell_forwards(wanted.forwards if wanted else ())
+            self._changed = wanted is not None
         except BackendError as error:
             self._apply_at = now + self._retry
             self.complain("backend", advice.backend_failed(error, self._retry // 1000))
@@ -280,15 +286,24 @@ class Line(Keeper):
             return None
         others, closed = self.sets.port_sets()
         port_sets = (port_set,) + others + closed
+        taken = self.backend.taken(port_sets)
         placed = forwards.place(
             self.forwards,
             port_sets,
             self.options.inner_address,
             self.options.protocol,
-            self.backend.taken(port_sets),
+            taken,
         )
-        more = self.backend.protocols()
-        return plan.build(self.options, self.path, port_set, others, closed, placed, more)
+        return plan.build(
+            self.options,
+            self.path,
+            port_set,
+            others,
+            closed,
+            placed,
+            forwards.reserved(placed, taken),
+            self.backend.protocols(),
+        )
 
     def _tell_forwards(self, placed):
         """What is new goes to the log."""
@@ -296,3 +311,14 @@ class Line(Keeper):
             if one not in self._placed:
                 (self.warning if one.problem else self.info)(forwards.text(one))
         self._placed = placed
+
+    def _tell_warnings(self):
+        """The same. Not while the set is put in place: looking costs time."""
+        try:
+            found = self.backend.warnings()
+        except BackendError as error:
+            found = [str(error)]
+        for text in found:
+            if text not in self._warned:
+                self.warning(text)
+        self._warned = found

@@ -11,9 +11,10 @@ Device names are quoted: nft would take 'map' for a word of its own, and '4over6
 """
 
 import binascii
+import json
 from collections import namedtuple
 
-from cpe_agent import portset
+from cpe_agent import nat_forwards, portset, timeouts
 from cpe_agent.pcp import wire
 
 TABLE = "ip cpe_agent"
@@ -26,6 +27,9 @@ FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; t
 _FW4_HEAD = "# Written by cpe-agent, and replaced by it.\n"
 # A softwire carries IPv4 alone; what the router itself says there in IPv6 is nobody's mistake.
 _FW4_NO_IPV6 = "meta nfproto ipv6 drop"
+_OUT = "filter hook postrouting priority 110"
+_IN = "nat hook prerouting priority -102"  # before destination NAT, fw4's and ours
+_FORWARD = "filter hook forward priority mangle"
 _WHOLE = 65535  # ports; 0 is nobody's
 _SEARCHED = 128  # ports; a range that the kernel searches whole (nf_nat_core.c)
 _MOST_PIECES = 32
@@ -36,7 +40,22 @@ _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
 # Of an IPv4 packet without options that is quoted by an ICMP error: its protocol, destination port,
 # and identifier if it is an echo.
 _QUOTED, _QUOTED_PORT, _QUOTED_ID = "@th,64,8 0x45 @th,136,8", "@th,240,16", "@th,256,16"
-_TRANSLATE = "translate"  # a chain
+
+# What the rules are for, as in plan.Plan, which has all of these fields, too.
+Wanted = namedtuple(
+    "Wanted",
+    (
+        "device",
+        "port_sets",
+        "open_sets",
+        "protocol",
+        "more",
+        "mss",
+        "host_limit",
+        "flow_timeouts",
+        "forwards",
+    ),
+)
 
 # source_nat: text of the file that fw4 includes at the head of its chain srcnat. chains: of the one
 # that it includes at the end of its table. mark: found again in listings of FW4_MARKED.
@@ -50,6 +69,13 @@ def _names(protocol):
     return ("tcp",) if protocol == wire.PROTO_TCP else ("udp",)
 
 
+def _numbers(wanted):
+    """Of the protocols with ports that the sets are for, as text."""
+    if wanted.protocol != wire.PROTO_ALL:
+        return (str(wanted.protocol),)
+    return tuple([str(one) for one in (wire.PROTO_TCP, wire.PROTO_UDP) + tuple(wanted.more)])
+
+
 def _any(names):
     return names[0] if len(names) == 1 else "{ %s }" % ", ".join(names)
 
@@ -61,6 +87,18 @@ def _range(port_set):
 
 def _ranges(port_sets):
     return _any([_range(one) for one in port_sets])
+
+
+def _address(wanted):
+    return wanted.port_sets[0].address
+
+
+def _is_whole(wanted):
+    """True if the address is not shared: then protocols without ports can use it, too."""
+    return wanted.protocol == wire.PROTO_ALL and wanted.port_sets[0].size >= _WHOLE
+
+
+# Source NAT
 
 
 def pieces(port_sets):
@@ -91,40 +129,38 @@ def _room(prefix, piece):
     return "%sroom_%d_%d" % (prefix, piece.first, piece.size)
 
 
-def source_nat(device, prefix=""):
-    """Rules for a source NAT chain: what leaves goes to flow_chains."""
-    return ['oifname "%s" jump %s%s' % (device, prefix, _TRANSLATE)]
+def _source_nat(device, prefix=""):
+    """The rule of a source NAT chain: what leaves goes to flow_chains."""
+    return 'oifname "%s" jump %stranslate' % (device, prefix)
 
 
-def flow_chains(port_sets, protocol, statement="snat to", prefix="", more=()):
+def flow_chains(wanted, statement="snat to", prefix=""):
     """{name: rules} of the chains that choose a flow's port. ICMP's echo identifiers are ports to
     the kernel.
 
-    port_sets: that new flows may use, all of one address. statement: "snat ip to" in a table that
-    serves IPv6, too. prefix: of the names of chains and sets. more: numbers of further protocols
-    with ports that the kernel can translate.
+    wanted: Wanted, of whose open_sets new flows may use the ports. statement: "snat ip to" in a
+    table that serves IPv6, too. prefix: of the names of chains and sets.
 
     An internal address and port always begins at the same piece, so that the kernel finds the
     mapping that it has, and keeps it for other places (RFC 4787 REQ-1). A piece that has no port
     left towards a place is passed over for the next one with room, from the first one on.
     """
-    walks = ", ".join(["%s : jump %swalk_%s" % (one, prefix, one) for one in _names(protocol)])
-    rules = ["meta l4proto vmap { %s }" % walks]
-    if protocol == wire.PROTO_ALL:
-        rules += _shares("meta l4proto icmp ", "ip saddr . icmp id", statement, port_sets)
-        for number in more:
-            rules += _shares("meta l4proto %d " % number, _FLOW, statement, port_sets)
-        if is_whole(port_sets):
-            rules.append("%s %s" % (statement, port_sets[0].address))
-    chains = {prefix + _TRANSLATE: rules}
-    for name in _names(protocol):
-        chains.update(_walk(name, statement, pieces(port_sets), prefix))
+    names = _names(wanted.protocol)
+    walks = ", ".join(["%s : jump %swalk_%s" % (one, prefix, one) for one in names])
+    rules = timeouts.rules(wanted.flow_timeouts, prefix)
+    rules += nat_forwards.services(wanted.forwards, statement)
+    rules.append("meta l4proto vmap { %s }" % walks)
+    if wanted.protocol == wire.PROTO_ALL:
+        echo = "meta l4proto icmp ", "ip saddr . icmp id", statement
+        rules += _shares(*echo, wanted.open_sets)
+        for number in wanted.more:
+            rules += _shares("meta l4proto %d " % number, _FLOW, statement, wanted.open_sets)
+    if _is_whole(wanted):
+        rules.append("%s %s" % (statement, _address(wanted)))
+    chains = {prefix + "translate": rules}
+    for name in names:
+        chains.update(_walk(name, statement, pieces(wanted.open_sets), prefix))
     return chains
-
-
-def is_whole(port_sets):
-    """True if the address is not shared: then protocols without ports can use it, too."""
-    return port_sets[0].size >= _WHOLE
 
 
 def _walk(name, statement, cut, prefix):
@@ -170,58 +206,50 @@ def _target(one):
     return "%s:%s" % (one.address, _range(one))
 
 
-def guard_out(device, port_sets, protocol, prefix="", more=()):
+# Guards
+
+
+def guard_out(wanted, prefix=""):
     """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2). Every packet
     is looked at: flows may be older than the rules, or come over from another uplink."""
-    rules = ['oifname != "%s" return' % device]
-    rules += _ours_out(port_sets, protocol, more)
+    rules = ['oifname != "%s" return' % wanted.device] + _ours_out(wanted)
     return rules + ["counter name %soutside_out drop" % prefix]
 
 
-def arrivals(device, port_sets, protocol, prefix="", more=()):
+def arrivals(wanted, prefix=""):
     """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2).
 
     The chain is one of NAT: it sees what begins, since what belongs to a flow of ours is for us.
     What belongs to no flow and begins none is stopped by forward().
     """
-    rules = ['iifname != "%s" return' % device]
-    rules += _accept("ip daddr %s " % port_sets[0].address, "dport", port_sets, protocol, more)
+    rules = ['iifname != "%s" return' % wanted.device] + _ours_in(wanted)
     return rules + ["counter name %soutside_in drop" % prefix]
 
 
-def _ours_out(port_sets, protocol, more):
-    ours = "ip saddr %s " % port_sets[0].address
-    return _accept(ours, "sport", port_sets, protocol, more) + _errors(port_sets, protocol, more)
+def _ours_out(wanted):
+    return _accept(wanted, "saddr", "sport") + ([] if _is_whole(wanted) else _errors(wanted))
 
 
-def _errors(port_sets, protocol, more):
+def _ours_in(wanted):
+    return _accept(wanted, "daddr", "dport")
+
+
+def _accept(wanted, side, port):
+    ours, ports = "ip %s %s " % (side, _address(wanted)), _ranges(wanted.port_sets)
+    rules = ["%smeta l4proto %s th %s %s return" % (ours, _any(_numbers(wanted)), port, ports)]
+    if wanted.protocol == wire.PROTO_ALL:
+        rules.append(ours + "icmp type { echo-request, echo-reply } icmp id %s return" % ports)
+    return rules + ([ours + "return"] if _is_whole(wanted) else [])
+
+
+def _errors(wanted):
     """ICMP errors are ours if the packet that they quote was for us. conntrack admits those of
     known flows, and for a moment there are flows of a set that is gone."""
-    ports = _ranges(port_sets)
-    names = _numbers(protocol, more)
-    quotes = "ip saddr %s icmp type %s %s" % (port_sets[0].address, _ICMP_ERRORS, _QUOTED)
-    rules = ["%s %s %s %s return" % (quotes, _any(names), _QUOTED_PORT, ports)]
-    if protocol == wire.PROTO_ALL:
+    ports = _ranges(wanted.port_sets)
+    quotes = "ip saddr %s icmp type %s %s" % (_address(wanted), _ICMP_ERRORS, _QUOTED)
+    rules = ["%s %s %s %s return" % (quotes, _any(_numbers(wanted)), _QUOTED_PORT, ports)]
+    if wanted.protocol == wire.PROTO_ALL:
         rules.append("%s 1 %s %s return" % (quotes, _QUOTED_ID, ports))
-    return rules
-
-
-def _numbers(protocol, more):
-    """Of the protocols with ports that a set is for, as text."""
-    if protocol != wire.PROTO_ALL:
-        return (str(protocol),)
-    return tuple([str(one) for one in (wire.PROTO_TCP, wire.PROTO_UDP) + tuple(more)])
-
-
-def _accept(ours, side, port_sets, protocol, more):
-    ports = _ranges(port_sets)
-    names = _any(_numbers(protocol, more))
-    rules = ["%smeta l4proto %s th %s %s return" % (ours, names, side, ports)]
-    if protocol == wire.PROTO_ALL:
-        echo = "icmp type { echo-request, echo-reply } icmp id %s return" % ports
-        rules.append(ours + echo)
-        if is_whole(port_sets):
-            rules.append(ours + "return")
     return rules
 
 
@@ -232,38 +260,40 @@ def forward(device, prefix=""):
     which is the softwire: without the first rule it would circle until its TTL ends.
     """
     return [
-        looped(device, prefix),
+        _looped(device, prefix),
         'oifname "%s" jump %sleaving' % (device, prefix),
         'iifname "%s" jump %sentering' % (device, prefix),
     ]
 
 
-def looped(devices, prefix=""):
-    """The rule that keeps what comes out of a softwire from going back."""
+def _looped(devices, prefix):
     words = devices, devices, prefix
     return 'iifname "%s" oifname "%s" counter name %slooped drop' % words
 
 
-def forward_chains(port_sets, protocol, mss, host_limit, prefix="", more=()):
-    """{name: rules} of what forward() goes to. mss: TCP's largest segment in octets, or None.
-    host_limit: most flows of a host of the LAN, 0 for no limit. Others: as of flow_chains.
+def forward_chains(wanted, prefix=""):
+    """{name: rules} of what forward() goes to.
 
     What cannot be translated is refused, so that its sender knows at once, and counted. Without a
     flow nothing enters: arrivals() does not see it.
     """
-    leaving = _limit(host_limit, prefix)
-    clamp = ["tcp flags & (syn | rst) == syn tcp option maxseg size set %d" % mss] if mss else []
-    leaving += clamp
-    names = _names(protocol)
-    if protocol == wire.PROTO_ALL:
-        names += ("icmp",) + tuple([str(number) for number in more])
-    if protocol != wire.PROTO_ALL or not is_whole(port_sets):
-        leaving += ["meta l4proto %s return" % name for name in names]
-        if "icmp" not in names:
-            leaving.append("icmp type %s return" % _ICMP_ERRORS)
-        leaving.append("counter name %srefused reject with icmp prot-unreachable" % prefix)
-    entering = ["ct state invalid,untracked counter name %soutside_in drop" % prefix] + clamp
+    leaving = _limit(wanted.host_limit, prefix) + _clamp(wanted.mss)
+    if not _is_whole(wanted):
+        leaving += ["meta l4proto %s return" % number for number in _numbers(wanted)]
+        icmp = "meta l4proto icmp return"
+        if wanted.protocol != wire.PROTO_ALL:
+            icmp = "icmp type %s return" % _ICMP_ERRORS
+        leaving += [icmp, "counter name %srefused reject with icmp prot-unreachable" % prefix]
+    entering = ["ct state invalid,untracked counter name %soutside_in drop" % prefix]
+    entering += _clamp(wanted.mss)
     return {prefix + "leaving": leaving, prefix + "entering": entering}
+
+
+def _clamp(mss):
+    """TCP's segments fit the softwire; the option is only ever lowered. mss: octets, or None."""
+    if not mss:
+        return []
+    return ["tcp flags & (syn | rst) == syn tcp option maxseg size set %d" % mss]
 
 
 def host_sets(host_limit, prefix=""):
@@ -287,27 +317,34 @@ def _limit(host_limit, prefix):
     ]
 
 
-def table(device, port_sets, open_sets, protocol, more, mss, host_limit, mark):
+# A table of our own
+
+
+def table(wanted, mark):
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
-    Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
-    those of them that new flows may use. more: see flow_chains. mark: text that is found again in a
+    Rules are replaced, counters are kept. wanted: Wanted. mark: text that is found again in a
     listing.
     """
-    guarded = device, port_sets, protocol
-    hooks = (
+    device, placed = wanted.device, wanted.forwards
+    hooks = [
         # Before any other source NAT: what is translated once is not translated again.
-        ("srcnat", "nat hook postrouting priority 99", source_nat(device)),
-        ("guard_out", "filter hook postrouting priority 110", guard_out(*guarded, more=more)),
-        ("arrivals", "nat hook prerouting priority -101", arrivals(*guarded, more=more)),
-        ("forward", "filter hook forward priority mangle", forward(device)),
-    )
-    chains = flow_chains(open_sets, protocol, more=more)
-    chains.update(forward_chains(port_sets, protocol, mss, host_limit, more=more))
+        (
+            "srcnat",
+            "nat hook postrouting priority 99",
+            [_source_nat(device)] + nat_forwards.reflection(device, placed),
+        ),
+        ("guard_out", _OUT, guard_out(wanted)),
+        ("arrivals", _IN, arrivals(wanted)),
+        ("forward", _FORWARD, forward(device)),
+    ]
+    inward = nat_forwards.destination_nat(placed)
+    if inward:
+        hooks.insert(0, ("dstnat", "nat hook prerouting priority -101", inward))
+    chains = _chains(wanted, "snat to", "")
     lines = ["add table %s" % TABLE]
     lines += ["add counter %s %s" % (TABLE, name) for name in GUARDS]
-    sets = dict(room_sets(open_sets), **host_sets(host_limit))
-    lines += ["add set %s %s %s" % (TABLE, name, sets[name]) for name in sorted(sets)]
+    lines += ["add %s %s %s %s" % (one[0], TABLE, one[1], one[2]) for one in _objects(wanted)]
     for name, hook, _ in hooks:
         lines.append("add chain %s %s { type %s; }" % (TABLE, name, hook))
     lines += ["add chain %s %s" % (TABLE, name) for name in sorted(chains)]
@@ -320,21 +357,33 @@ def table(device, port_sets, open_sets, protocol, more, mss, host_limit, mark):
     return "\n".join(lines) + "\n"
 
 
+def _chains(wanted, statement, prefix):
+    """{name: rules} of the chains that others jump to."""
+    return dict(flow_chains(wanted, statement, prefix), **forward_chains(wanted, prefix))
+
+
+def _objects(wanted, prefix=""):
+    """(kind, name, definition) of what the rules need beside counters and chains."""
+    sets = dict(room_sets(wanted.open_sets, prefix), **host_sets(wanted.host_limit, prefix))
+    policies = timeouts.objects(wanted.flow_timeouts, prefix)
+    found = [("set", name, sets[name]) for name in sorted(sets)]
+    return found + [("ct timeout", name, policies[name]) for name in sorted(policies)]
+
+
 def without_table():
     """Commands for 'nft -f' that remove the table, whether it is there or not."""
     return "add table %s\ndelete table %s\n" % (TABLE, TABLE)
 
 
-def last_guard(devices, plan):
+def last_guard(devices, wanted):
     """(commands for 'nft -f', mark) of the guard that stands while fw4's own table is away: a
-    restart of the firewall deletes it, and makes it anew a moment later. devices, plan: see
+    restart of the firewall deletes it, and makes it anew a moment later. devices, wanted: see
     fw4_fragments."""
 
     def text(mark):
         rules = ['oifname != "%s" return' % devices]
-        if plan:
-            rules.append('oifname != "%s" drop' % plan.device)
-            rules += _ours_out(plan.port_sets, plan.protocol, plan.more)
+        if wanted:
+            rules += ['oifname != "%s" drop' % wanted.device] + _ours_out(wanted)
         rules.append("drop" + _comment(mark))
         lines = ["add table " + TABLE]
         lines.append("add chain %s { type filter hook postrouting priority 111; }" % LAST_GUARD)
@@ -345,15 +394,18 @@ def last_guard(devices, plan):
     return text(mark), mark
 
 
-def fw4_fragments(devices, plan):
+# Fragments of fw4's table
+
+
+def fw4_fragments(devices, wanted):
     """Fragments that hold fw4 to a plan. Without one nothing enters or leaves a softwire.
 
     devices: nft's pattern for names of softwires, of which only the plan's is ever let through.
-    plan: plan.Plan or None.
+    wanted: plan.Plan or None.
     """
-    text = _fw4_source_nat(plan, "") + _fw4_chains(devices, plan, "")
+    text = _fw4_source_nat(wanted, "") + _fw4_chains(devices, wanted, "")
     mark = "cpe-agent %08x" % binascii.crc32(text.encode())
-    return Fragments(_fw4_source_nat(plan, mark), _fw4_chains(devices, plan, mark), mark)
+    return Fragments(_fw4_source_nat(wanted, mark), _fw4_chains(devices, wanted, mark), mark)
 
 
 def fw4_check(fragments):
@@ -364,34 +416,26 @@ def fw4_check(fragments):
     )
 
 
-def _fw4_source_nat(plan, mark):
-    if plan is None:
+def _fw4_source_nat(wanted, mark):
+    if wanted is None:
         return _FW4_HEAD
-    (rule,) = source_nat(plan.device, FW4_PREFIX)
-    return "%s%s%s\n" % (_FW4_HEAD, rule, _comment(mark))
+    return "%s%s%s\n" % (_FW4_HEAD, _source_nat(wanted.device, FW4_PREFIX), _comment(mark))
 
 
-def _fw4_chains(devices, plan, mark):
+def _fw4_chains(devices, wanted, mark):
     """Hooks and priorities are the same in every text, and in every version: fw4 empties its chains
     for a reload, but does not remove them, and nft refuses to move one."""
     hooks = (
-        ("guard_out", "filter hook postrouting priority 110", _fw4_out(devices, plan, mark)),
-        ("arrivals", "nat hook prerouting priority -101", _fw4_in(devices, plan)),
-        ("forward", "filter hook forward priority mangle", _fw4_forward(devices, plan)),
+        ("guard_out", _OUT, _fw4_out(devices, wanted, mark)),
+        ("arrivals", _IN, _fw4_in(devices, wanted)),
+        ("forward", _FORWARD, _fw4_forward(devices, wanted)),
     )
     lines = ["counter %s%s { }" % (FW4_PREFIX, name) for name in GUARDS]
-    sets, chains = {}, {}
-    if plan:
-        more = plan.more
-        sets.update(room_sets(plan.open_sets, FW4_PREFIX))
-        sets.update(host_sets(plan.host_limit, FW4_PREFIX))
-        flows = plan.open_sets, plan.protocol, "snat ip to", FW4_PREFIX, more
-        chains.update(flow_chains(*flows))
-        limits = plan.protocol, plan.mss, plan.host_limit, FW4_PREFIX, more
-        chains.update(forward_chains(plan.port_sets, *limits))
-    lines += ["set %s %s" % (name, sets[name]) for name in sorted(sets)]
-    for name in sorted(chains):
-        lines += _chain(name, chains[name])
+    if wanted:
+        lines += ["%s %s %s" % one for one in _objects(wanted, FW4_PREFIX)]
+        chains = _chains(wanted, "snat ip to", FW4_PREFIX)
+        for name in sorted(chains):
+            lines += _chain(name, chains[name])
     for name, hook, rules in hooks:
         lines += _chain(FW4_PREFIX + name, ["type %s; policy accept;" % hook] + rules)
     return _FW4_HEAD + "\n".join(lines) + "\n"
@@ -401,32 +445,30 @@ def _chain(name, rules):
     return ["chain %s {" % name] + ["\t" + rule for rule in rules] + ["}"]
 
 
-def _fw4_out(devices, plan, mark):
+def _fw4_out(devices, wanted, mark):
+    drop = "counter name %soutside_out drop" % FW4_PREFIX
     rules = ['oifname != "%s" return' % devices, _FW4_NO_IPV6]
-    if plan:
-        rules += _ours_of('oifname != "%s" ' % plan.device, FW4_PREFIX + "outside_out")
-        rules += _ours_out(plan.port_sets, plan.protocol, plan.more)
-    return rules + ["counter name %soutside_out drop%s" % (FW4_PREFIX, _comment(mark))]
+    if wanted:  # of all devices that the pattern fits, only this one is let through
+        rules += ['oifname != "%s" %s' % (wanted.device, drop)] + _ours_out(wanted)
+    return rules + [drop + _comment(mark)]
 
 
-def _fw4_in(devices, plan):
+def _fw4_in(devices, wanted):
+    drop = "counter name %soutside_in drop" % FW4_PREFIX
     rules = ['iifname != "%s" return' % devices, _FW4_NO_IPV6]
-    if plan:
-        ours = arrivals(plan.device, plan.port_sets, plan.protocol, FW4_PREFIX, plan.more)
-        rules += _ours_of('iifname != "%s" ' % plan.device, FW4_PREFIX + "outside_in") + ours[1:-1]
-    return rules + ["counter name %soutside_in drop" % FW4_PREFIX]
+    if wanted:
+        rules += ['iifname != "%s" %s' % (wanted.device, drop)] + _ours_in(wanted)
+    return rules + [drop]
 
 
-def _ours_of(other, counter):
-    """Of all devices that the pattern fits, only the plan's is let through."""
-    return ["%scounter name %s drop" % (other, counter)]
+def _fw4_forward(devices, wanted):
+    rules = [_looped(devices, FW4_PREFIX)]
+    if wanted:
+        return rules + forward(wanted.device, FW4_PREFIX)[1:]
+    return rules + ['iifname "%s" counter name %soutside_in drop' % (devices, FW4_PREFIX)]
 
 
-def _fw4_forward(devices, plan):
-    if plan is None:
-        closed = 'iifname "%s" counter name %soutside_in drop' % (devices, FW4_PREFIX)
-        return [looped(devices, FW4_PREFIX), closed]
-    return [looped(devices, FW4_PREFIX)] + forward(plan.device, FW4_PREFIX)[1:]
+# What nft tells
 
 
 def _comment(mark):
@@ -436,6 +478,16 @@ def _comment(mark):
 def is_marked(listing, mark):
     """True if a listing of rules has that mark."""
     return _comment(mark) in listing
+
+
+def table_number(listing, table):
+    """The kernel's number of a table, by 'nft -j list tables'; None if it is not there."""
+    try:
+        found = [one["table"] for one in json.loads(listing)["nftables"] if "table" in one]
+        numbers = {"%s %s" % (one["family"], one["name"]): one["handle"] for one in found}
+    except (KeyError, TypeError, ValueError):
+        return None
+    return numbers.get(table)
 
 
 def parse_counters(listing, prefix=""):

@@ -4,17 +4,18 @@ import binascii
 import socket
 from collections import namedtuple
 
-from cpe_agent import nat, softwire
+from cpe_agent import nat, portset, softwire
 
 TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 
 # device: the softwire's name. underlay: the device it runs over. local, remote: IPv6 text.
 # address: the shared IPv4 address. inner: the softwire's own IPv4 address. metric: None for no
-# default route. port_sets: all that are ours, the first one first. open_sets: those of them that
-# new flows may use. protocol: what NAT holds to them. more: numbers of protocols with ports, beside
-# TCP and UDP, that the kernel can translate. mss: TCP's largest segment in octets, or None.
-# host_limit: most flows of a host, or 0. forwards: tuple of forwards.Placed. nat: commands for nft
-# that do all that. mark: names them.
+# default route. port_sets: all that are ours, the first one first. open_sets: what of them new
+# flows may use. reserved: tuple of ports of the sets that somebody is reached at, which are in none
+# of open_sets. protocol: what NAT holds to them. more: numbers of protocols with ports, beside TCP
+# and UDP, that the kernel can translate. mss: TCP's largest segment in octets, or None. host_limit:
+# most flows of a host, or 0. flow_timeouts: of timeouts.WORDS. forwards: tuple of forwards.Placed.
+# nat: commands for nft that do all that. mark: names them.
 Plan = namedtuple(
     "Plan",
     (
@@ -28,10 +29,12 @@ Plan = namedtuple(
         "metric",
         "port_sets",
         "open_sets",
+        "reserved",
         "protocol",
         "more",
         "mss",
         "host_limit",
+        "flow_timeouts",
         "forwards",
         "nat",
         "mark",
@@ -39,11 +42,12 @@ Plan = namedtuple(
 )
 
 
-def build(options, path, port_set, others=(), closed=(), forwards=(), more=()):
+def build(options, path, port_set, others=(), closed=(), forwards=(), reserved=(), more=()):
     """Plan for a port set, or None where there is no set (RFC 7596 5.2: then nothing may flow).
 
     others, closed: tuples of additional sets of the same address, which new flows may use or not.
-    forwards: tuple of forwards.Placed. more: as in the Plan.
+    forwards: tuple of forwards.Placed. reserved: tuple of their ports, and of all others that new
+    flows shall leave alone. more: as in the Plan.
 
     None, too, without an lwAFTR: the config allows that where nothing is to be built.
     options: config.Softwire. path: netlink.Path of the PCP request; the softwire has the same
@@ -52,9 +56,10 @@ def build(options, path, port_set, others=(), closed=(), forwards=(), more=()):
     if port_set is None or options.aftr is None:
         return None
     mtu = options.mtu or softwire.mtu(path.mtu)
-    mss = _mss(options, mtu)
-    open_sets = (port_set,) + others
-    text, mark = _nat(options, open_sets + closed, open_sets, more, mss)
+    port_sets = (port_set,) + others + closed
+    open_sets = portset.without((port_set,) + others, reserved)
+    wanted = _wanted(options, port_sets, open_sets, more, mtu, forwards)
+    text, mark = _nat(wanted)
     return Plan(
         options.device,
         path.device,
@@ -64,12 +69,14 @@ def build(options, path, port_set, others=(), closed=(), forwards=(), more=()):
         port_set.address,
         options.inner_address,
         options.metric if options.default_route else None,
-        open_sets + closed,
+        port_sets,
         open_sets,
+        reserved,
         options.protocol,
         more,
-        mss,
+        wanted.mss,
         options.host_limit,
+        options.flow_timeouts,
         forwards,
         text,
         mark,
@@ -78,25 +85,23 @@ def build(options, path, port_set, others=(), closed=(), forwards=(), more=()):
 
 def nat_text(options, port_set, mtu):
     """The commands for nft that a plan for one set would carry. mtu: of the softwire, octets."""
-    return _nat(options, (port_set,), (port_set,), (), _mss(options, mtu))[0]
+    return _nat(_wanted(options, (port_set,), (port_set,), (), mtu, ()))[0]
 
 
-def _mss(options, mtu):
-    return mtu - TCP_HEADERS if options.mss_clamp else None
+def _wanted(options, port_sets, open_sets, more, mtu, forwards):
+    return nat.Wanted(
+        options.device,
+        port_sets,
+        open_sets,
+        options.protocol,
+        more,
+        mtu - TCP_HEADERS if options.mss_clamp else None,
+        options.host_limit,
+        options.flow_timeouts,
+        forwards,
+    )
 
 
-def _nat(options, port_sets, open_sets, more, mss):
-    def text(mark):
-        return nat.table(
-            options.device,
-            port_sets,
-            open_sets,
-            options.protocol,
-            more,
-            mss,
-            options.host_limit,
-            mark,
-        )
-
-    mark = "cpe-agent %08x" % binascii.crc32(text("").encode())
-    return text(mark), mark
+def _nat(wanted):
+    mark = "cpe-agent %08x" % binascii.crc32(nat.table(wanted, "").encode())
+    return nat.table(wanted, mark), mark

@@ -20,6 +20,27 @@ def contains(port_set, port):
     return port_set.first <= port <= last(port_set)
 
 
+def without(port_sets, ports):
+    """Tuple of PortSets: what is left of some when ports are taken out of them.
+
+    A piece of less than one in 64 of all ports goes, too, and one of a single port always: each
+    piece has its share of the flows, and the kernel looks for no free port in a single one. They
+    stay where nothing else is left.
+    """
+    if not ports:
+        return tuple(port_sets)
+    found = []
+    for one in port_sets:
+        first = one.first
+        for port in sorted([port for port in set(ports) if contains(one, port)]):
+            found.append(PortSet(one.address, first, port - first))
+            first = port + 1
+        found.append(PortSet(one.address, first, last(one) + 1 - first))
+    least = max(2, sum([one.size for one in port_sets]) // 64)
+    large = [one for one in found if one.size >= least]
+    return tuple(large or [one for one in found if one.size])
+
+
 def text(port_set):
     """For people: '192.0.2.3 ports 37056-37087 (32)'."""
     return "%s ports %d-%d (%d)" % (

@@ -62,8 +62,8 @@ def _definition(policy):
     return text % (policy.protocol, ", ".join(states))
 
 
-def rules(device, word, prefix=""):
-    """Rules to stand before those of the source NAT: flows that leave by the device get the
-    policies. For KEEP there are none."""
-    text = 'oifname "%s" %s ct timeout set "%s%s"'
-    return [text % (device, one.match, prefix, one.name) for one in _POLICIES[word]]
+def rules(word, prefix=""):
+    """Rules to stand before those of the source NAT, for flows that leave by the softwire. For KEEP
+    there are none."""
+    text = '%s ct timeout set "%s%s"'
+    return [text % (one.match, prefix, one.name) for one in _POLICIES[word]]

@@ -122,13 +122,21 @@ class Firewall:
             for chain in (nat.FW4_MARKED if plan else nat.FW4_MARKED[1:])
         )
 
-    def _listing(self, chain):
+    def _listing(self, chain, command="nft list chain "):
         """What nft lists of a chain, empty if it is not there. Raises BackendError."""
-        code, listing = self._run("nft list chain " + chain)
+        code, listing = self._run(command + chain)
         if code == 0 and not listing.rstrip().endswith("}"):
             # To load them again would not help, and end like this again and again.
             raise BackendError("cannot see the rules in force: no room for them in " + self._dir)
         return listing if code == 0 else ""
+
+    def load(self):
+        """A text that is another one after each load of the firewall: how the kernel numbers its
+        table, and our rules in it. Raises BackendError."""
+        # A reload gives the rules other numbers, a restart the table; as text nft 1.0.6 tells none.
+        table = nat.table_number(self._run("nft -j list tables")[1], nat.FW4_TABLE)
+        listing = self._listing("%s %s" % (nat.FW4_TABLE, nat.FW4_MARKED[1]), "nft -a list chain ")
+        return "%s %s" % (table, listing)
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""

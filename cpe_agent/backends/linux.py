@@ -14,7 +14,7 @@ address as source. The router itself sends from the inner address, and NAT does 
 import json
 from collections import namedtuple
 
-from cpe_agent import advice, algs, nat, portset
+from cpe_agent import advice, algs, forwards, nat, portset
 from cpe_agent.backends import BackendError, child, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
@@ -53,6 +53,8 @@ class Linux:
         adopted = before is None and self.present()
         try:
             changed = self._converge(plan)
+            if before and plan:
+                kernel.drop_forwarded_flows(forwards.gone(before.forwards, plan.forwards))
         except BackendError as error:
             if adopted and plan is not None:
                 raise BackendError("%s; the line that was found is left as it is" % error) from None
@@ -74,10 +76,10 @@ class Linux:
         found = algs.problems(kernel.gateways(), None) if kernel.uses_gateways() else []
         try:
             with open("/proc/sys/net/ipv4/ip_forward") as file:
-                forwards = file.read().strip() == "1"
+                is_router = file.read().strip() == "1"
         except OSError:
-            forwards = True
-        if forwards:
+            is_router = True
+        if is_router:
             return found
         return found + [
             "this machine does not forward IPv4: 'sysctl -w net.ipv4.ip_forward=1' lets the LAN"

@@ -23,26 +23,44 @@ class Miniupnpd:
         self._config = ConfigFile(config)
         self._path = state
         self._init = init
+        self._load = None  # of the firewall; see follow()
+        self._error = None  # why the state file is not written
 
-    def follow(self, plan, reloaded):
-        """Deny what is not of a plan.Plan's sets; for None, nothing. Raises store.StoreError.
+    def follow(self, plan, reloaded, load):
+        """Deny what is not of a plan.Plan's first set, and tell its address; for None, neither.
 
-        reloaded: the firewall was loaded anew, which has emptied miniupnpd's chains: it fills them
-        when it starts.
+        reloaded: we have loaded the firewall anew. load(): gives a text that is another one after
+        each load, whoever did it. A load has emptied miniupnpd's chains, and it fills them when it
+        starts, from the file of its leases.
         """
-        serves = upnp.is_on(self._sections(), self._interface)
-        ranges = upnp.denied(plan.port_sets, plan.reserved) if plan and serves else []
+        sections = self._sections()
+        serves = upnp.is_on(sections, self._interface)
+        seen = load() if serves else None
+        emptied = serves and (reloaded or self._load not in (None, seen))
+        self._load = seen
         before = self._read()
-        text = upnp.state(before, ranges)
-        if text != before:
-            self._write(text)
-        if text != before or (serves and reloaded):
+        text = self._state(before, plan if upnp.may_serve(sections, self._interface) else None)
+        written = text != before and self._write(text)
+        if written or emptied:
             self._restart()
 
-    def problems(self):
-        """What keeps it from obeying, as lines for people."""
+    def problems(self, plan):
+        """What keeps it from serving as it should, as lines for people. plan: plan.Plan, or None
+        while there is none."""
         sections = self._sections()
-        return upnp.problems(sections) if upnp.is_on(sections, self._interface) else []
+        if plan is None or not upnp.is_on(sections, self._interface):
+            return []
+        found = upnp.problems(sections, plan.address)
+        if self._error:
+            found.append("miniupnpd may give ports outside of the port sets: " + self._error)
+        return found
+
+    def _state(self, before, plan):
+        if plan is None:
+            return upnp.state(before, ())
+        # Additional sets come and go, and hosts do not hear of it when their ports go with them.
+        ranges = upnp.denied(plan.port_sets[:1], plan.reserved)
+        return upnp.state(before, ranges, plan.address)
 
     def _sections(self):
         return self._config.read()[0] or []
@@ -55,10 +73,19 @@ class Miniupnpd:
             return ""
 
     def _write(self, text):
-        store.make_directory(self._path.rpartition("/")[0])
+        """True if it is written; without a text nothing is left there."""
         file = store.File(self._path, _LARGEST)
-        file.read()
-        file.write(text)
+        self._error = None
+        if not text:
+            file.remove()
+            return True
+        try:
+            store.make_directory(self._path.rpartition("/")[0])
+            file.read()
+            file.write(text)
+        except store.StoreError as error:
+            self._error = str(error)
+        return self._error is None
 
     def _restart(self):
         """Not waited for: it may take seconds, and nothing of ours depends on it."""

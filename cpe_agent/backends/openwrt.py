@@ -10,6 +10,7 @@ netifd cannot say that, so its entry is taken out of the local table after netif
 from cpe_agent import log, netlink, portset
 from cpe_agent.backends import BackendError, kernel
 from cpe_agent.backends.fw4 import Firewall, fragments
+from cpe_agent.backends.miniupnpd import Miniupnpd
 from cpe_agent.bus import SET_UP_AGAIN
 from cpe_agent.pyubus import PERMISSION_DENIED, UbusError
 from cpe_agent.pyubus.blocking import Ubus
@@ -26,6 +27,7 @@ class OpenWrt:
         self._interface = interface
         self._device = interface.softwire.device
         self._firewall = firewall or Firewall(run_dir)
+        self._miniupnpd = Miniupnpd(interface.name)
         self.plan = None  # what is in place, as far as known
         self.index = None  # interface index of the softwire while it is in place
 
@@ -43,7 +45,7 @@ class OpenWrt:
         before, self.plan = self.plan, None
         try:
             # First: no packet may pass before its guards are there.
-            changed = self._firewall.set_rules(plan, self._where())
+            changed = reloaded = self._firewall.set_rules(plan, self._where())
         except BackendError:
             self._keep_or_stop(before, plan)
             raise
@@ -58,6 +60,8 @@ class OpenWrt:
         if changed:
             self._drop_stale_flows(before, seen, plan)
             kernel.drop_forwarded_flows(self._firewall.gone)
+        # Last: it reads the softwire's number and addresses when it starts.
+        self._miniupnpd.follow(plan, reloaded, self._firewall.load)
         self.plan = plan
         self.index = kernel.index_of(self._device)
         return changed
@@ -72,7 +76,8 @@ class OpenWrt:
 
     def warnings(self):
         """What of this machine's set-up keeps the line from working, as lines for people."""
-        return self._firewall.problems(*self._where(), plan=self.plan)
+        found = self._firewall.problems(*self._where(), plan=self.plan)
+        return found + self._miniupnpd.problems(self.plan)
 
     def rules(self):
         """The rules in place, as fw4 includes them."""

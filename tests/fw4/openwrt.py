@@ -11,10 +11,9 @@ import pathlib
 import tempfile
 import time
 
-from cpe_agent import config, forwards, interface, netlink, plan
+from cpe_agent import interface, netlink, plan
 from cpe_agent.backends.fw4 import Firewall
 from cpe_agent.backends.fw4_forwards import ServiceData
-from cpe_agent.pcp import wire
 from cpe_agent.pyubus.blocking import Ubus
 from tests.netns.topology import INNER, LAN_HOST, ROUTER, SHARED
 
@@ -102,20 +101,13 @@ uloop.run();
 
 
 def wanted(port_set, forwards=(), **options):
-    """plan.Plan for a set, with options as a user would write them. forwards: see placed()."""
+    """plan.Plan for a set, with options as a user would write them. forwards: see
+    topology.placed()."""
     texts = {"peeraddr": "2001:db8::1", **options}
     path = netlink.Path("wan", 1, 1500, bytes.fromhex("20010db8") + bytes(11) + b"\2")
-    return plan.build(interface.read(NAME, texts).softwire, path, port_set, forwards=forwards)
-
-
-def placed(port_set, *sections):
-    """Tuple of forwards.Placed. sections: {option: text} of 'config forward'."""
-    lines = ["config agent", " option backend 'openwrt'"]
-    for number, options in enumerate(sections):
-        lines.append("config forward 'f%d'" % number)
-        lines += [" option %s '%s'" % item for item in options.items()]
-    found = config.parse("\n".join(lines)).forwards
-    return forwards.place(found, (port_set,), INNER, wire.PROTO_ALL)
+    reserved = tuple(one.port for one in forwards)
+    softwire = interface.read(NAME, texts).softwire
+    return plan.build(softwire, path, port_set, forwards=forwards, reserved=reserved)
 
 
 class Router:

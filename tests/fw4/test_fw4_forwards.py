@@ -21,7 +21,7 @@ def servers(shared_home):
 @pytest.fixture
 def forwarded(home):
     """(home, external port of WEB, of LOGIN)."""
-    placed = openwrt.placed(OWN, WEB, LOGIN)
+    placed = topology.placed(OWN, WEB, LOGIN)
     assert home.router.firewall.set_rules(openwrt.wanted(OWN, placed), openwrt.WHERE) is True
     yield home, placed[0].port, placed[1].port
     home.router.firewall.set_rules(openwrt.wanted(OWN), openwrt.WHERE)
@@ -49,14 +49,34 @@ def test_the_router_itself_is_reached_by_its_inner_address(forwarded):
     assert home.lan.call("talk", SHARED, port, PATIENCE).split()[0] in (LAN_HOST, ROUTER)
 
 
+def test_what_a_server_sends_leaves_by_the_port_that_it_is_reached_at(home):
+    """RFC 4787 REQ-1."""
+    placed = topology.placed(OWN, {"dest_ip": LAN_HOST, "dest_port": "27015"})
+    home.router.firewall.set_rules(openwrt.wanted(OWN, placed), openwrt.WHERE)
+    seen = "%s %d" % (SHARED, placed[0].port)
+    for address in INTERNET[:2]:
+        assert home.lan.call("talk", address, 80, PATIENCE, 27015) == seen
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE, 27016) != seen
+
+
+def test_each_load_of_the_firewall_is_noticed(home):
+    """Each empties miniupnpd's chains."""
+    seen = []
+    for command in ("true", "fw4 reload", "fw4 restart", "fw4 reload"):
+        home.router.shell(command)
+        seen.append(home.router.firewall.load())
+        assert home.router.firewall.load() == seen[-1]
+    assert len(set(seen)) == len(seen)
+
+
 def test_one_reload_and_none_when_nothing_has_changed(home):
-    router, placed = home.router, openwrt.placed(OWN, WEB)
+    router, placed = home.router, topology.placed(OWN, WEB)
     for number in (1, 1):
         router.firewall.set_rules(openwrt.wanted(OWN, placed), openwrt.WHERE)
         assert router.reloads == number
     router.restart_agent()
     assert router.firewall.set_rules(openwrt.wanted(OWN, placed), openwrt.WHERE) is False
-    router.firewall.set_rules(openwrt.wanted(OTHER, openwrt.placed(OTHER, WEB)), openwrt.WHERE)
+    router.firewall.set_rules(openwrt.wanted(OTHER, topology.placed(OTHER, WEB)), openwrt.WHERE)
     assert router.reloads == 2, "a new set and its forwards are one reload"
     assert router.firewall.gone == [(SHARED, placed[0].port)]
 
@@ -80,7 +100,7 @@ def test_the_firewalls_own_restart_keeps_it(forwarded):
 
 def test_fw4_takes_them_all_and_says_nothing_but_where_they_lead(forwarded):
     home, _, _ = forwarded
-    placed = openwrt.placed(OWN, WEB, LOGIN)
+    placed = topology.placed(OWN, WEB, LOGIN)
     assert problems(home, placed) == []
     said = [line for line in home.router.shell("fw4 check")[1].split("\n") if "forwards" in line]
     assert [line for line in said if "does not specify a destination, assuming" not in line] == []
@@ -88,7 +108,7 @@ def test_fw4_takes_them_all_and_says_nothing_but_where_they_lead(forwarded):
 
 def test_one_that_fw4_has_not_taken_is_told(forwarded):
     home, _, _ = forwarded
-    placed = openwrt.placed(OWN, WEB, LOGIN, {"dest_ip": LAN_HOST, "dest_port": "1700"})
+    placed = topology.placed(OWN, WEB, LOGIN, {"dest_ip": LAN_HOST, "dest_port": "1700"})
     (found,) = problems(home, placed)
     assert "fw4 has not taken the forward of port 1700" in found
 

@@ -262,9 +262,15 @@ def network():
 
 
 @pytest.fixture
-def operator(network):
+def internet(network):
+    """Namespace beyond the PCP server: eth0 to it."""
+    return network.namespace("internet")
+
+
+@pytest.fixture
+def operator(network, internet):
     """Namespace of the PCP server: eth0 to the home, 'up' to the Internet."""
-    operator, internet = network.namespace("operator"), network.namespace("internet")
+    operator = network.namespace("operator")
     network.link(operator, "up", internet, "eth0")
     operator.put_address("up", EXTERNAL + "/24")
     return operator

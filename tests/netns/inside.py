@@ -55,10 +55,11 @@ def _serve_udp(echo):
 # Clients
 
 
-def talk(address, port, patience):
+def talk(address, port, patience, own_port=0):
     """How a TCP server sees us, 'address port'; or the name of the error."""
     try:
-        with socket.create_connection((address, port), patience) as connection:
+        own = "", own_port
+        with socket.create_connection((address, port), patience, own) as connection:
             return connection.recv(99).decode()
     except OSError as error:
         return type(error).__name__

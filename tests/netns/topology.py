@@ -13,8 +13,9 @@ import pathlib
 import sys
 import tempfile
 
-from cpe_agent import config, netlink, plan, portset
+from cpe_agent import config, forwards, netlink, plan, portset
 from cpe_agent.backends import kernel
+from cpe_agent.pcp import wire
 from tests.support import netns
 
 _ROOT = str(pathlib.Path(__file__).parents[2])
@@ -166,14 +167,24 @@ def nat_text(port_set, mtu=1460, **options):
     return plan.nat_text(settings(**options), port_set, mtu)
 
 
-def wanted(port_set, *others, closed=(), **options):
+def wanted(port_set, *others, closed=(), placed=(), **options):
     """The agent's plan as inside.apply() takes it. others: additional sets. closed: those of them
-    that new flows may not use."""
+    that new flows may not use. placed: tuple of forwards.Placed."""
     source = bytes.fromhex("20010db8") + bytes(11) + b"\2"
     path = netlink.Path("wan", 1, 1500, source)
-    more = kernel.protocols()
-    found = plan.build(settings(**options), path, port_set, others, closed, more=more)
+    reserved, more = forwards.reserved(placed), kernel.protocols()
+    found = plan.build(settings(**options), path, port_set, others, closed, placed, reserved, more)
     return found._asdict()
+
+
+def placed(port_set, *sections):
+    """Tuple of forwards.Placed. sections: {option: text} of 'config forward'."""
+    lines = ["config softwire", " option aftr '2001:db8::1'"]
+    for number, options in enumerate(sections):
+        lines.append("config forward 'f%d'" % number)
+        lines += [" option %s '%s'" % item for item in options.items()]
+    found = config.parse("\n".join(lines)).forwards
+    return forwards.place(found, (port_set,), INNER, wire.PROTO_ALL)
 
 
 def forward_text(port, target):

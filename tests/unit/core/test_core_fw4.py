@@ -26,6 +26,7 @@ def plan(first=1024, protocol=0, mss=1420, more=(), closed=(), size=1024, timeou
         metric=0,
         port_sets=(port_set,) + tuple(others),
         open_sets=(port_set,) + tuple(others[: len(more)]),
+        reserved=(),
         protocol=protocol,
         more=(),
         mss=mss,
@@ -577,3 +578,13 @@ def test_another_firewall_than_fw4_is_told():
     with Router() as router:
         (found,) = router.firewall.problems(DEVICE, "wan4")
         assert "not fw4" in found
+
+
+def test_the_number_of_a_table_is_found_in_what_nft_lists():
+    table = '{"table": {"family": "%s", "name": "%s", "handle": %d}}'
+    tables = ", ".join([table % one for one in (("ip", "fw4", 3), ("inet", "fw4", 7))])
+    listing = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, %s]}' % tables
+    assert nat.table_number(listing, "inet fw4") == 7
+    for text in ("", "{}", "[]", "Error: syntax", '{"nftables": [{"table": 1}]}', listing[:-9]):
+        assert nat.table_number(text, "inet fw4") is None, text
+    assert nat.table_number(listing, "inet other") is None

@@ -17,6 +17,7 @@ PLAN = plan.Plan(
     metric=0,
     port_sets=SETS,
     open_sets=SETS,
+    reserved=(),
     protocol=0,
     more=(),
     mss=1420,

@@ -39,6 +39,24 @@ def test_the_state_file_keeps_what_others_wrote_and_nothing_of_ours():
     assert upnp.state(text, []) == others
 
 
+def test_the_shared_address_is_told_and_no_server_is_asked_for_it():
+    text = upnp.state("", [], "5.0.0.1")
+    assert "upnpd.config.external_ip='5.0.0.1'\n" in text
+    assert "upnpd.config.use_stun='0'\n" in text
+    moved = upnp.state(text, [], "5.0.0.9")
+    assert "5.0.0.1" not in moved and "5.0.0.9" in moved
+    assert upnp.state(text, []) == ""
+
+
+def test_an_address_that_it_would_not_start_with_is_told_to_people():
+    for address in ("192.0.0.2", "10.1.2.3", "100.64.0.1", "172.31.0.1", "192.168.1.1"):
+        assert upnp.state("", [], address) == "", address
+        (found,) = upnp.problems([SERVICE], address)
+        assert "gives no ports of %s" % address in found
+    for address in ("5.0.0.1", "100.128.0.1", "172.15.0.1", "192.1.2.3", "192.0.3.2"):
+        assert upnp.problems([SERVICE], address) == [], address
+
+
 def test_our_rules_are_the_first():
     lines = upnp.state("", [(0, 1023), (2048, 65535)]).split("\n")
     assert [line for line in lines if line.startswith("^")] == [
@@ -57,12 +75,14 @@ def test_it_is_left_alone_where_it_serves_others():
     ):
         section = uci.Section("upnpd", "config", dict({"enabled": "1"}, **options))
         assert upnp.is_on([section], "wan4") == on, options
+        assert upnp.may_serve([section], "wan4") == (on or "enabled" in options), options
     assert not upnp.is_on([], "wan4")
+    assert upnp.may_serve([], "wan4"), "it may be installed later"
 
 
 def test_presets_that_come_before_our_rules_are_told():
     network = uci.Section("internal_network", None, {"interface": "lan"})
-    (found,) = upnp.problems([SERVICE, network])
+    (found,) = upnp.problems([SERVICE, network], "5.0.0.1")
     assert "acl_custom_first '1'" in found
     network.options["acl_custom_first"] = "1"
-    assert upnp.problems([SERVICE, network]) == []
+    assert upnp.problems([SERVICE, network], "5.0.0.1") == []

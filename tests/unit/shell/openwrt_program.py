@@ -1,9 +1,10 @@
-"""The agent's command line, where ubusd, fw4 and fw4's config are the test's. Both runtimes."""
+"""The agent's command line, where ubusd, fw4, miniupnpd and their configs are the test's. Both
+runtimes."""
 
 import sys
 
 from cpe_agent import cli
-from cpe_agent.backends import fw4
+from cpe_agent.backends import fw4, miniupnpd, openwrt
 from cpe_agent.pyubus import connection
 
 FOLDER = sys.argv.pop(1)
@@ -17,6 +18,15 @@ class Firewall(fw4.Firewall):
         super().__init__(run_dir, **{name: FOLDER + places[name] for name in places})
 
 
-fw4.Firewall = Firewall
+class Miniupnpd(miniupnpd.Miniupnpd):
+    """With the test's files."""
+
+    def __init__(self, interface):
+        places = {"config": "/upnpd", "state": "/state/upnpd", "init": "/miniupnpd"}
+        super().__init__(interface, **{name: FOLDER + places[name] for name in places})
+
+
+openwrt.Firewall = Firewall
+openwrt.Miniupnpd = Miniupnpd
 connection.PATHS = (FOLDER + "/ubus.sock",)
 cli.entry()

@@ -17,6 +17,7 @@ from tests.support import micropython, netns
 SERVER = "2001:db8:1::1"
 CLIENT = "2001:db8:1::2"
 SECOND = "2001:db8:1::3"
+_STARTED = time.monotonic()  # of the server whose scripts grant() makes
 PATIENCE = 10  # s; for what is expected to come
 SET = ("192.0.2.3", 37056, 32)
 
@@ -97,12 +98,13 @@ class Peer:
         self.process.wait()
 
 
-def grant(address=SET[0], first=SET[1], size=SET[2], lifetime=3600, epoch=1000):
-    """A script that says yes to everything; a deletion is confirmed. epoch: s, of its start."""
-    started = time.monotonic()
+def grant(address=SET[0], first=SET[1], size=SET[2], lifetime=3600, epoch=None):
+    """A script that says yes to everything; a deletion is confirmed. epoch: s, of its start; by
+    default all scripts are of one server, which does not start anew when its script changes."""
+    started = _STARTED if epoch is None else time.monotonic()
 
     def answer(request):
-        now = epoch + int(time.monotonic() - started)
+        now = (epoch or 1000) + int(time.monotonic() - started)
         if request.opcode != wire.OP_MAP:
             return wire.response(request.opcode, 0, 0, now)
         octets = wire.V4_PREFIX + bytes(int(part) for part in address.split("."))

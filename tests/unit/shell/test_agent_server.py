@@ -61,7 +61,7 @@ def test_nonsense_at_a_renewal_leaves_the_line_as_it_was(make_peer, make_agent, 
     before = agent.wait_held()
     _, source = peer.request()
     request = wire.Request(wire.OP_MAP, 3600, b"", nonce_of(agent), [])
-    peer.send(source, rig.grant(epoch=1001, **wrong)(request))
+    peer.send(source, rig.grant(**wrong)(request))
     agent.wait_error(reason)
     found = agent.status()
     assert [found[name] for name in ("state", "address", "first_port", "size")] == [

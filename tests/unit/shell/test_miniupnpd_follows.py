@@ -10,7 +10,7 @@ from cpe_agent.backends.miniupnpd import Miniupnpd
 from tests.fw4 import openwrt
 from tests.unit.shell import rig
 
-SET = portset.PortSet("192.0.2.3", 1024, 1024)
+SET = portset.PortSet("5.0.0.1", 1024, 1024)
 CONFIG = """
 config upnpd 'config'
     option enabled '1'
@@ -19,6 +19,10 @@ config perm_rule
     option ext_ports '1024-65535'
 """
 INIT = "#!/bin/sh\n[ $1 != running ] || exit 0\necho $1 >> %s\n"
+
+
+def plan(*reserved, port_set=SET):
+    return types.SimpleNamespace(port_sets=(port_set,), reserved=reserved, address=port_set.address)
 
 
 class Router:
@@ -41,8 +45,8 @@ class Router:
         paths = [str(path) for path in (self.config / "upnpd", self.state, self.init)]
         self.service = Miniupnpd("wan4", *paths)
 
-    def follow(self, *reserved, reloaded=False):
-        self.service.follow(types.SimpleNamespace(port_sets=(SET,), reserved=reserved), reloaded)
+    def follow(self, *reserved, reloaded=False, load=""):
+        self.service.follow(plan(*reserved), reloaded, lambda: load)
 
     def restarts(self, count):
         """Wait for so many of them, and for no more."""
@@ -77,19 +81,64 @@ def test_a_reload_of_the_firewall_has_emptied_its_chains(router):
     assert router.restarts(2)
 
 
+def test_so_has_a_load_that_somebody_else_has_asked_for(router):
+    """netifd's hotplug scripts do that when the softwire has come up, and after us."""
+    router.follow(reloaded=True, load="handle 7")
+    assert router.restarts(1)
+    router.follow(load="handle 7")
+    router.follow(load="handle 9")
+    assert router.restarts(2)
+    router.make()
+    router.follow(load="handle 11")  # nobody knows whether there was one
+    router.follow(load="handle 13")
+    assert router.restarts(3)
+
+
+def test_an_additional_set_is_not_given_away(router):
+    """It goes when it is not needed, and hosts would not hear of it."""
+    router.follow()
+    before = router.state.read_text()
+    more = SET._replace(first=8192)
+    both = types.SimpleNamespace(port_sets=(SET, more), reserved=(), address=SET.address)
+    router.service.follow(both, False, str)
+    assert router.state.read_text() == before
+
+
+def test_the_address_follows(router):
+    router.follow()
+    assert "external_ip='5.0.0.1'" in router.state.read_text()
+    moved = plan(port_set=SET._replace(address="5.0.0.9"))
+    router.service.follow(moved, False, str)
+    assert "external_ip='5.0.0.9'" in router.state.read_text()
+    assert router.restarts(2)
+
+
+def test_where_nothing_can_be_written_that_is_told(router):
+    router.state.parent.write_text("no directory")
+    router.follow()
+    (found,) = router.service.problems(plan())
+    assert found.startswith("miniupnpd may give ports outside of the port sets: ")
+    router.state.parent.unlink()
+    router.follow()
+    assert router.service.problems(plan()) == []
+    assert router.restarts(1)
+
+
 def test_without_a_set_all_is_as_the_user_wrote_it(router):
     router.state.parent.mkdir()
     router.state.write_text("upnpd.mine='perm_rule'\n")
     router.follow()
-    router.service.follow(None, True)
+    router.service.follow(None, True, str)
     assert router.state.read_text() == "upnpd.mine='perm_rule'\n"
+    router.state.unlink()
+    router.follow()
+    router.service.follow(None, True, str)
+    assert list(router.state.parent.iterdir()) == []
 
 
 def test_it_is_left_alone_where_it_serves_others(router):
-    (router.config / "upnpd").write_text(CONFIG.replace("'1'", "'0'", 1))
-    router.follow(reloaded=True)
-    assert not router.state.exists()
-    (router.config / "upnpd").unlink()
+    other = CONFIG.replace("'1'", "'1'\n    option external_iface 'wan'", 1)
+    (router.config / "upnpd").write_text(other)
     router.follow(reloaded=True)
     assert not router.state.exists()
     (router.config / "upnpd").write_text(CONFIG)
@@ -97,11 +146,22 @@ def test_it_is_left_alone_where_it_serves_others(router):
     assert router.restarts(1)
 
 
+def test_where_it_is_off_or_not_installed_the_rules_are_there_before_it_starts(router):
+    (router.config / "upnpd").unlink()
+    router.follow()
+    assert "ext_ports='2048-65535'" in router.state.read_text()
+    before = router.state.read_text()
+    (router.config / "upnpd").write_text(CONFIG.replace("'1'", "'0'", 1))
+    router.follow(reloaded=True)
+    (router.config / "upnpd").write_text(CONFIG)
+    router.follow()
+    assert router.state.read_text() == before
+
+
 def test_what_is_no_config_is_no_reason_to_stumble(router):
     (router.config / "upnpd").write_text("config 'unfinished\n")
     router.follow(reloaded=True)
-    assert router.service.problems() == []
-    assert not router.state.exists()
+    assert router.service.problems(plan()) == []
 
 
 def test_openwrts_uci_puts_our_rules_before_the_users(router):
@@ -117,3 +177,4 @@ def test_openwrts_uci_puts_our_rules_before_the_users(router):
     ports = [line.split("'")[1] for line in shown.split("\n") if "ext_ports" in line]
     assert ports == ["0-1023", "1500-1500", "2048-65535", "1024-65535"]
     assert shown.index("option action 'allow'") > shown.rindex("cpe_agent_2")
+    assert "option external_ip '5.0.0.1'" in shown and "option use_stun '0'" in shown

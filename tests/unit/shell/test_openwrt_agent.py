@@ -555,3 +555,101 @@ def test_changes_of_forwards_are_told_to_who_listens(up):
         "dest_port": 80,
     }
     assert heard[1]["dest_port"] == 81
+
+
+UPNPD = "config upnpd 'config'\n    option enabled '1'\n"
+MINIUPNPD = "#!/bin/sh\n[ $1 = restart ] && echo restart >> %s/starts\nexit 0\n"
+
+
+@pytest.fixture
+def upnp(up):
+    """(router, peer, function that tells how often miniupnpd was started) with miniupnpd."""
+    router, peer = up
+    (router.folder / "miniupnpd").write_text(MINIUPNPD % router.folder)
+    (router.folder / "miniupnpd").chmod(0o755)
+    (router.folder / "upnpd").write_text(UPNPD)
+    starts = router.folder / "starts"
+    return router, peer, lambda: len(starts.read_text().split()) if starts.exists() else 0
+
+
+def denied(router):
+    """The ports that miniupnpd may not give."""
+    path = router.folder / "state/upnpd"
+    lines = path.read_text().split("\n") if path.exists() else []
+    return [line.split("'")[1] for line in lines if "ext_ports" in line]
+
+
+def test_miniupnpd_follows_the_set_and_the_forwards(upnp):
+    router, peer, starts = upnp
+    reload(router, web=WEB)
+    rig.wait_for(lambda: denied(router) == ["0-37055", "37060-37060", "37088-65535"], "the set")
+    rig.wait_for(starts, "it to start anew")
+    peer.script = rig.grant(address="5.0.0.1", first=4096)
+    router.ubus("cpe-agent", "renew")
+    rig.wait_for(lambda: denied(router) == ["0-4095", "4128-65535"], "the other set")
+    assert "external_ip='5.0.0.1'" in (router.folder / "state/upnpd").read_text()
+    router.ubus(WAN4, "down")
+    rig.wait_for(lambda: denied(router) == [], "the end")
+
+
+def test_miniupnpd_that_serves_another_interface_is_left_alone_from_the_reload_on(upnp):
+    """procd asks for one when /etc/config/upnpd has changed."""
+    router, _, _ = upnp
+    rig.wait_for(lambda: denied(router), "rules; they were there before it was enabled")
+    (router.folder / "upnpd").write_text(UPNPD + "    option external_iface 'wan'\n")
+    assert router.ubus("cpe-agent", "reload") == {"changed": False}
+    assert denied(router) == []
+
+
+def test_miniupnpd_starts_anew_when_somebody_has_loaded_the_firewall(upnp):
+    """That has emptied its chains."""
+    router, _, starts = upnp
+    reload(router, web=WEB)
+    rig.wait_for(starts, "it to start")
+    for number in (1, 2):
+        before = starts()
+        router.cpe.run([str(router.folder / "fw4"), "reload"])
+        rig.wait_for(lambda count=before: starts() > count, "start %d" % number)
+
+
+def test_an_address_that_miniupnpd_does_not_take_is_told_in_status_and_log(upnp):
+    router, _, _ = upnp
+    reload(router, web=WEB)
+    said = "miniupnpd gives no ports of 192.0.2.3"
+    assert said in " ".join(router.agent.status()["warnings"])
+    rig.wait_for(lambda: said in router.agent.log(), "the log")
+
+
+REDIRECT = """
+config redirect
+    option name 'nas'
+    option src 'wan'
+    option src_dport '%s'
+    option dest_ip '192.168.1.5'
+"""
+
+
+def test_a_redirect_outside_of_the_set_is_told_in_status_and_log_once(up):
+    router, _ = up
+    config = router.folder / "firewall"
+    text = config.read_text()
+    config.write_text(text + REDIRECT % 8080)
+    router.cpe.run([str(router.folder / "fw4"), "reload"])  # as 'service firewall reload'
+    said = "the forward 'nas' is for port 8080, which is outside of the port sets 37056-37087"
+    rig.wait_for(lambda: said in router.agent.log(), "the log")
+    (warning,) = router.agent.status()["warnings"]
+    suggested = warning.split("use port ")[1].split(",")[0]
+    router.cpe.run([str(router.folder / "fw4"), "reload"])
+    config.write_text(text + REDIRECT % suggested)
+    router.cpe.run([str(router.folder / "fw4"), "reload"])
+    rig.wait_for(lambda: not router.agent.status()["warnings"], "the end of it")
+    assert router.agent.log().count(said) == 1
+
+
+def test_the_port_of_a_redirect_is_not_for_outbound_flows(up):
+    router, _ = up
+    config = router.folder / "firewall"
+    config.write_text(config.read_text() + REDIRECT % 37070)
+    router.cpe.run([str(router.folder / "fw4"), "reload"])
+    rig.wait_for(lambda: "192.0.2.3:37056-37069" in router.rules(), "rules around it")
+    assert "192.0.2.3:37071-37087" in router.rules()
