@@ -219,7 +219,8 @@ def table(device, port_sets, open_sets, protocol, mss, host_limit, flow_timeouts
     """Commands for 'nft -f' that make the table what it should be, in one transaction.
 
     Rules are replaced, counters are kept. port_sets: all that are ours, of one address. open_sets:
-    those of them that new flows may use. mark: text that is found again in a listing.
+    those of them that new flows may use. flow_timeouts: one of timeouts.WORDS. mark: text that is
+    found again in a listing.
     """
     chains = (
         # Before any other source NAT: what is translated once is not translated again.
