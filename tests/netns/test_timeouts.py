@@ -1,6 +1,8 @@
 """How long idle flows keep their ports, as the kernel's own table tells it."""
 
 import itertools
+import pathlib
+import re
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.netns import topology
 from tests.netns.test_occupancy import listed
 from tests.netns.topology import INTERNET, LAN_HOST, PATIENCE, SHARED
 
+UNDO = pathlib.Path(__file__).parents[2] / "uci-defaults/undo-cpe-agent"
 LONG = 10000  # s; what this router's switches say, so that it is seen who has decided
 SWITCHES = (
     "udp_timeout",
@@ -135,12 +138,30 @@ def test_closed_connections_are_no_obstacle_to_new_ones(small):
     assert peers.count(SHARED) >= 95  # the kernel's way to take a closed one's port is a try
 
 
-def test_nft_takes_them_in_fw4s_table_too(home):
+@pytest.fixture
+def in_fw4(home):
+    """in_fw4(): what nft lists of a table as fw4's, with our rules in it."""
+
+    def listing():
+        return home.cpe.namespace.run(["nft", "list", "table", "inet", "fw4"]).stdout
+
     wanted = topology.wanted(topology.OWN, flow_timeouts="small")
     wanted.update(port_sets=(topology.OWN,), open_sets=(topology.OWN,))
     home.cpe.nft(nat.fw4_check(fw4.fragments(Plan(**wanted))))
-    listing = home.cpe.namespace.run(["nft", "list", "table", "inet", "fw4"]).stdout
+    yield listing
     home.cpe.nft("delete table inet fw4\n")
+
+
+def test_nft_takes_them_in_fw4s_table_too(in_fw4):
     for name in timeouts.objects(timeouts.SMALL, nat.FW4_PREFIX):
-        assert "ct timeout %s {" % name in listing
-        assert 'ct timeout set "%s"' % name in listing
+        assert "ct timeout %s {" % name in in_fw4()
+        assert 'ct timeout set "%s"' % name in in_fw4()
+
+
+def test_removal_of_the_package_leaves_nothing_of_them_there(home, in_fw4):
+    home.cpe.nft("flush table inet fw4\n")  # as fw4's reload does
+    assert "ct timeout cpe_agent_small_tcp {" in in_fw4()
+    (remove_rules,) = re.findall(r"^remove_rules\(\) \{$.*?^\}$", UNDO.read_text(), re.M | re.S)
+    home.cpe.namespace.run(["sh", "-c", remove_rules + "\nremove_rules; true"])
+    assert "chain srcnat" in in_fw4()
+    assert "cpe_agent" not in in_fw4()
