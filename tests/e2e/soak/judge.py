@@ -1,11 +1,11 @@
-"""Judges a capture of the access link: did every packet leave from ports that were the router's then?
+"""Judges a capture of the access link: did every packet leave from ports that were the router's?
 
 What was the router's is read from the same capture: the lwAFTR's PCP answers, in the order of the
 wire. When the lwAFTR has moved a set, packets of the old one are on their way still, and the router
-cannot know before it is told. So they count as "late", up to its first packet from the new set: from
-then on its rules are the new ones, and a packet of the old set is a leak.
+cannot know before it is told. So they count as "late", up to its first packet from the new set:
+from then on its rules are the new ones, and a packet of the old set is a leak.
 
-No clock and no I/O but reading the file: the same capture always gets the same verdict.
+No clock, and no I/O but reading the file: the same capture always gets the same verdict.
 """
 
 import struct

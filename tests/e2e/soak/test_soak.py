@@ -7,6 +7,7 @@ asserted, and figures.
 
 import os
 import re
+import sys
 import time
 from collections import Counter
 from ipaddress import IPv6Address
@@ -15,17 +16,21 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import start, stop
-from tests.e2e.scenarios.home import LWAFTR, PATIENCE, POOL, ROUTER, SET_SIZE, Home, held
+from tests.e2e.scenarios.home import LWAFTR, PATIENCE, POOL, ROUTER, Home, held
 from tests.e2e.soak import judge
 
 PACKETS = int(os.environ.get("SOAK_PACKETS", "60000"))
-LEAST_ROUNDS = 2
+BETWEEN = 300  # packets from one event to the next, at least
+LEAST_ROUNDS = 3
 KEPT = 192  # octets of each packet in the captures: a PCP answer with PORT_SET is 130
 PLACES = (1024, 40960, 20480)  # first ports of sets that the lwAFTR moves the router between
 SERVER_PORT = 8080
 GROWTH = 256  # KiB that the agent may have more after the soak than after everything happened once
 HERE = Path(__file__).parent
+PACE = 100  # packets a second, on the slowest machine
 KINDS = ("UDP", judge.UDP_FRAGMENTS, "TCP", judge.ICMP_ECHO, judge.ICMP_ERROR)
+
+pytestmark = pytest.mark.timeout(900 + PACKETS // PACE)
 
 # Packets to nobody are done with when the lwAFTR has counted and passed them.
 SINK = "ip daddr 203.0.113.64/26"
@@ -94,7 +99,8 @@ class Soak:
         for event in events:
             event()
             self.happened[event.__name__.replace("_", " ")] += 1
-            self.wait_packets(500)
+            print(f"soak: {event.__name__}, {self.passed()} packets", file=sys.stderr, flush=True)
+            self.wait_packets(BETWEEN)
         self.rounds += 1
 
     def passed(self):
@@ -123,7 +129,7 @@ class Soak:
         first = PLACES[self._place]
         self.home.lwaftr("update", client=ROUTER, address=POOL, first_port=first)
         self.home.wait_status(lambda found: found.get("first_port") == first and found["mtu"])
-        self.wait_packets(500)  # what was on its way has arrived
+        self.wait_packets(BETWEEN)  # what was on its way has arrived
         self.moved += self.outside() - before
 
     def agent_killed(self):
@@ -132,7 +138,7 @@ class Soak:
 
     def agent_restarted(self):
         self.home.stop_agent()
-        self.wait_packets(500)
+        self.wait_packets(BETWEEN)
         self.home.start_agent()
         self.home.wait_up()
 
@@ -193,7 +199,7 @@ def soak(tmp_path_factory):
     run = Soak(lab)
     run.begin()
     run.round(run.agent_killed, run.agent_restarted)
-    while run.rounds < LEAST_ROUNDS + 1 or run.passed() < PACKETS:
+    while run.rounds < LEAST_ROUNDS or run.passed() < PACKETS:
         run.round(
             run.renewal,
             run.set_change,
@@ -222,7 +228,9 @@ def soak(tmp_path_factory):
 def table(run):
     lines = []
     groups = {
-        "sent": {f"{who}: {what}": n for who, found in run.sent.items() for what, n in found.items()},
+        "sent": {
+            f"{who}: {what}": n for who, found in run.sent.items() for what, n in found.items()
+        },
         "passed, on the wire": run.verdict.passed,
         "stopped by the guards": run.guards,
         "happened": run.happened,

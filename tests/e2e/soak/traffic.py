@@ -1,4 +1,4 @@
-"""Runs in the lab's guest isp: what homes send, and what is sent to them, good and bad, without end.
+"""Runs in the lab's guest isp: what a home sends, and what is sent to it, good and bad, on and on.
 
   flood   frames of the LAN, written octet by octet: no host's own rules stand between. Most of them
           go to nobody (see test_soak.py), so that each costs the lwAFTR one packet.
@@ -135,8 +135,9 @@ class Mixture:
     def fragments(self):
         source, port, place, to = self.ends()
         ident = self.chance.randrange(1, 65536)
-        whole = packet(source, place, UDP, udp(port, to, self.chance.choice((600, 2000))), 64, ident)
-        parts = in_fragments(whole, self.chance.choice((8, 256, 1000)) if len(whole) < 700 else 1000)
+        octets, size = self.chance.choice(((32, 8), (600, 256), (2000, 1000), (4000, 1480)))
+        whole = packet(source, place, UDP, udp(port, to, octets), 64, ident)
+        parts = in_fragments(whole, size)
         if self.chance.randrange(2):
             parts.reverse()
         return parts
@@ -191,7 +192,8 @@ class Mixture:
         source = self.chance.choice((self.shared, self.shared, *STRANGERS))
         if self.chance.randrange(2):
             return [packet(source, place, UDP, udp(self.chance.choice((port, 80)), to))]
-        return [packet(source, place, TCP, tcp(source, place, 80, to, self.chance.choice((SYN, RST))))]
+        flags = self.chance.choice((SYN, RST))
+        return [packet(source, place, TCP, tcp(source, place, 80, to, flags))]
 
     def malformed(self):
         source, port, place, to = self.ends()
@@ -230,7 +232,7 @@ def run_flood(args):
     """Never more packets on their way than the lwAFTR has room for: one that is dropped before it
     is counted shows nothing."""
     going, counts = Ending(), {}
-    delivered = open(DELIVERED, "rb", 0)  # of this namespace, whichever we are in later
+    delivered = os.open(DELIVERED, os.O_RDONLY)  # of this namespace, whichever we are in later
     os.setns(os.open("/run/netns/lan", os.O_RDONLY), os.CLONE_NEWNET)
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sock.bind(("eth1", 0))
@@ -260,8 +262,7 @@ class Window:
         self.sent = 0
 
     def _count(self):
-        self._file.seek(0)
-        return int(self._file.read())
+        return int(os.pread(self._file, 32, 0))
 
     def wait(self, going):
         """Until there is room."""
