@@ -117,9 +117,9 @@ class Mixture:
         names = self.chance.choices(list(kinds), [kind[1] for kind in kinds.values()], k=count)
         return [(name, kinds[name][0]()) for name in names]
 
-    def ends(self):
+    def ends(self, most=400):
         """(address, port, place, port) of a flow; few enough for the router's table of flows."""
-        number = self.chance.randrange(400)
+        number = self.chance.randrange(most)
         port = 2000 + number * 7919 % 60000
         return HOSTS[number % len(HOSTS)], port, self.chance.choice(NOBODY[:4]), 53 + number % 3
 
@@ -158,9 +158,9 @@ class Mixture:
         return [packet(source, place, TCP, segment)]
 
     def echo(self):
-        source = self.chance.choice(HOSTS)
+        number = self.chance.randrange(100)
+        source, ident = HOSTS[number % len(HOSTS)], number * 651
         place = self.chance.choice((*NOBODY[:4], INTERNET))
-        ident = self.chance.randrange(100) * 651
         return [packet(source, place, ICMP, icmp(8, 0, ident << 16 | 1, bytes(32)))]
 
     def odd_icmp(self):
@@ -178,7 +178,7 @@ class Mixture:
         return [packet(source, place, ICMP, icmp(kind, self.chance.randrange(4), 0, quoted))]
 
     def trace(self):
-        source, port, place, _ = self.ends()
+        source, port, place, _ = self.ends(40)
         ttl = self.chance.randrange(1, 4)
         return [packet(source, place, UDP, udp(port, 33434 + ttl), ttl)]
 
@@ -188,7 +188,7 @@ class Mixture:
         return [packet(source, place, protocol, struct.pack("!HHI", port, to, 0) + bytes(24))]
 
     def stranger(self):
-        _, port, place, to = self.ends()
+        _, port, place, to = self.ends(20)
         source = self.chance.choice((self.shared, self.shared, *STRANGERS))
         if self.chance.randrange(2):
             return [packet(source, place, UDP, udp(self.chance.choice((port, 80)), to))]
