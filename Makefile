@@ -4,7 +4,7 @@
 PYTHON = .venv/bin/python
 
 .PHONY: help setup images demo test lint bench conformance ipk apk lab-openwrt \
-	bench-openwrt bench-nat clean
+	bench-openwrt bench-nat soak clean
 
 help:
 	@echo "make demo    the story on the terminal, then build/demo/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make lab-openwrt   the tests on OpenWrt itself (docs/lab-openwrt.md)"
 	@echo "make bench-openwrt   what the agent costs an idle OpenWrt router, in eleven minutes"
 	@echo "make bench-nat   our NAT rules next to others and to masquerade, as root (docs/nat.md)"
+	@echo "make soak    a million packets through changes of everything (docs/soak.md)"
 	@echo "make lint    ruff"
 	@echo "make clean   remove what was built"
 
@@ -53,6 +54,10 @@ bench-openwrt: setup ipk
 
 bench-nat: .venv/ready
 	$(PYTHON) -m tests.bench.nat
+
+# SOAK_PACKETS: how many packets the lwAFTR has to see.
+soak: setup
+	SOAK_PACKETS=$${SOAK_PACKETS:-1000000} $(PYTHON) -m pytest tests/e2e/soak -s
 
 clean:
 	rm -rf build .venv .pytest_cache .ruff_cache .hypothesis

@@ -183,10 +183,9 @@ class Client:
             self._new_from = until
 
     def _match(self, data):
-        """By protocol, internal port and nonce, and by nothing else (RFC 6887 11.4)."""
+        """The mapping that a response is about, or None."""
         for mapping in self.mappings:
-            key = (mapping.nonce, mapping.wish.protocol, mapping.internal_port)
-            if key == (data.nonce, data.protocol, data.internal_port):
+            if mapping.is_named(data):
                 return mapping
         return None
 

@@ -116,6 +116,8 @@ class Mapping:
         it back, or a port that somebody wants (address 0.0.0.0 or :: if any will do)."""
         self.wish = wish
         self.internal_port = wish.internal_port
+        self._asked_by = None  # internal port of the last request
+        self._narrowed = False  # the internal ports are those of the grant
         self.nonce = nonce
         if known and (wish.family == 4) != wire.is_v4(address.octets(known.address)):
             known = first_internal = None  # of a time when the other family was wanted
@@ -201,6 +203,7 @@ class Mapping:
         if self.grant.first_internal + size > 65536:
             return False
         wish = self.wish
+        self._narrowed = True
         self.internal_port = self.grant.first_internal
         self.wish = Wish(
             wish.protocol,
@@ -215,6 +218,17 @@ class Mapping:
             False,
         )
         return True
+
+    def is_named(self, data):
+        """Is a response's MapData about this mapping? By protocol, internal port and nonce, and by
+        nothing else (RFC 6887 11.4). Until it is asked again, the server knows a mapping that was
+        narrowed by the internal port before."""
+        ports = (self.internal_port, self._asked_by if self._narrowed else self.internal_port)
+        return (
+            data.internal_port in ports
+            and data.protocol == self.wish.protocol
+            and data.nonce == self.nonce
+        )
 
     def is_new(self):
         """True while the server is asked for something that we do not have."""
@@ -277,6 +291,7 @@ class Mapping:
 
     def _sent(self, now, random_bytes):
         self.unanswered += 1
+        self._asked_by = self.internal_port
         self.last_sent = now
         if self.state == RELEASING:
             self._deleted_at = now
@@ -518,6 +533,8 @@ class Mapping:
         self.grant = grant
         self.known = grant.port_set
         self.first_internal = grant.first_internal
+        if self._narrowed and grant.first_internal != self.internal_port:
+            self.narrow()  # the server moved the set, and its internal ports with it
 
     def _answered(self):
         self.unanswered = 0

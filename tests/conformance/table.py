@@ -138,7 +138,7 @@ def _entry_problems(one, root):
         found.append("met, but nothing is named")
     if one.status == NOT_MET and KEYWORDS.get(one.level) == "MUST":
         found.append("a %s is not met" % one.level)
-    found += [text for text in (_absent(name, root) for name in one.by + one.shown) if text]
+    found += [text for text in (absent(name, root) for name in one.by + one.shown) if text]
     found += ["%s is no test" % name for name in one.shown if not _is_test(name)]
     found += ["%s is a test" % name for name in one.by if _is_test(name)]
     return found
@@ -152,7 +152,7 @@ def _is_test(name):
     )
 
 
-def _absent(name, root):
+def absent(name, root):
     """What is wrong with 'path:name', or None."""
     path, _, function = name.partition(":")
     if not (root / path).is_file():

@@ -9,6 +9,7 @@ from tests.unit.core.bench import Bench, Dice, success
 
 SET = PortSet("192.0.2.3", 37056, 32)
 MAX = m.wish(0, 1, 65535, 3600)
+LONGEST_WAY = 60  # s; more than an answer is on its way
 
 
 def near(value, low, high):
@@ -57,6 +58,35 @@ def test_a_narrowed_mapping_leaves_the_other_internal_ports_to_others():
     bench.run_to_send()
     assert (bench.last().map.internal_port, bench.sent_size()) == (26624, 2048)
     bench.add(m.wish(0, 1024, 2048, 3600))  # no Overlap
+
+
+def test_a_narrowed_mapping_hears_of_a_move_under_its_name_of_before():
+    """The server has not been asked by the new internal port yet."""
+    bench = Bench(MAX).granted(size=2048, first=26624, first_internal=26624)
+    assert bench.mapping.narrow()
+    bench.run(LONGEST_WAY)
+    bench.answer(size=2048, first=40960, first_internal=40960, internal_port=1)
+    assert bench.held() == PortSet("192.0.2.3", 40960, 2048)
+    assert m.CHANGED in bench.kinds()
+    bench.run_to_send()
+    assert (bench.last().map.internal_port, bench.sent_size()) == (40960, 2048)
+    bench.answer(size=2048, first=40960, first_internal=40960)
+    bench.run(LONGEST_WAY)
+    bench.answer(size=2048, first=26624, first_internal=26624, internal_port=1)
+    assert bench.held().first == 40960, "that name is nobody's any more"
+
+
+def test_the_internal_ports_of_a_narrowed_mapping_follow_those_of_the_server():
+    bench = Bench(MAX).granted(size=2048, first=26624, first_internal=26624)
+    assert bench.mapping.narrow()
+    bench.run_to_send()
+    bench.answer(size=2048, first=26624, first_internal=26624)
+    bench.run(LONGEST_WAY)
+    bench.answer(size=2048, first=40960, first_internal=40960)
+    bench.answer(size=2048, first=40960, first_internal=40960, internal_port=26624)  # its copy
+    bench.run_to_send()
+    assert (bench.last().map.internal_port, bench.sent_size()) == (40960, 2048)
+    assert bench.kinds().count(m.CHANGED) == 1
 
 
 def test_a_narrowed_mapping_of_one_port_never_asks_for_the_whole_address():

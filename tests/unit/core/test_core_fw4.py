@@ -164,7 +164,7 @@ def test_hooks_and_names_never_change():
         "chain cpe_agent_guard_out {",
         "\ttype filter hook postrouting priority 110",
         "chain cpe_agent_arrivals {",
-        "\ttype nat hook prerouting priority -101",
+        "\ttype nat hook prerouting priority -102",
         "chain cpe_agent_forward {",
         "\ttype filter hook forward priority mangle",
     ]
