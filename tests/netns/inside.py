@@ -58,8 +58,12 @@ def _serve_udp(echo):
 def talk(address, port, patience, own_port=0):
     """How a TCP server sees us, 'address port'; or the name of the error."""
     try:
-        own = "", own_port
-        with socket.create_connection((address, port), patience, own) as connection:
+        with socket.socket() as connection:
+            connection.settimeout(patience)
+            if own_port:  # also again at once
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                connection.bind(("", own_port))
+            connection.connect((address, port))
             return connection.recv(99).decode()
     except OSError as error:
         return type(error).__name__

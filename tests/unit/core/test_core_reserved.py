@@ -99,7 +99,7 @@ def test_another_forward_is_another_plan():
 
 
 def test_flows_of_forwards_that_are_gone_or_lead_elsewhere_end():
-    moved = OTHER._replace(dest_ip="192.168.1.99")
+    moved = forwards.Placed("web", OTHER.proto, OTHER.address, 1600, "192.168.1.99", 80, None)
     assert forwards.gone((GAME, OTHER, LOST), (GAME, moved)) == [("192.0.2.3", 1600)]
     assert forwards.gone((GAME,), (GAME, OTHER)) == []
     assert forwards.gone((OTHER, GAME), ()) == [("192.0.2.3", 1500), ("192.0.2.3", 1600)]
