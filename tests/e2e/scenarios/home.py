@@ -135,7 +135,8 @@ class Home:
     def wait_up(self, timeout=PATIENCE):
         """Status when a set is held and the network is what it should be."""
         return self.wait_status(
-            lambda found: found["state"] == "up" and found["mtu"] and not found["errors"], timeout
+            lambda found: found.get("state") == "up" and found["mtu"] and not found["errors"],
+            timeout,
         )
 
     def wait_error(self, *texts):
@@ -263,7 +264,7 @@ class Home:
 
     def connection(self, seconds=60, interval=0.5):
         """A TCP connection from the LAN that carries a number each interval; a Job."""
-        command = f"counter 198.51.100.1 --seconds {seconds} --interval {interval}"
+        command = f"--timeout {PATIENCE} counter 198.51.100.1 --seconds {seconds} --interval {interval}"
         job = self.lab.host_job(command, self.lan)
         end = time.monotonic() + PATIENCE
         while '"n": 1' not in job.stdout():
