@@ -264,8 +264,8 @@ class Home:
 
     def connection(self, seconds=60, interval=0.5):
         """A TCP connection from the LAN that carries a number each interval; a Job."""
-        command = f"--timeout {PATIENCE} counter 198.51.100.1 --seconds {seconds} --interval {interval}"
-        job = self.lab.host_job(command, self.lan)
+        command = f"counter 198.51.100.1 --seconds {seconds} --interval {interval}"
+        job = self.lab.host_job(f"--timeout {PATIENCE} {command}", self.lan)
         end = time.monotonic() + PATIENCE
         while '"n": 1' not in job.stdout():
             assert time.monotonic() < end, "no TCP connection"
