@@ -46,8 +46,8 @@ class Judge:
         self.grants = 0  # answers that changed the sets
         self._out = router + lwaftr
         self._back = lwaftr + router
-        self._sets = {}  # {mapping: Ports}
-        self._going = {}  # {mapping: [Ports] that it had before}
+        self._sets = {}  # {nonce of a mapping: Ports}
+        self._going = {}  # {nonce: [Ports] that it had before}
         self._fragments = {}  # {addresses, protocol and identification: Sender}
 
     def see(self, number, octets):
@@ -74,7 +74,7 @@ class Judge:
             return
         if answer.opcode != wire.OP_MAP or answer.result:
             return
-        mapping = answer.map.nonce, answer.map.protocol, answer.map.internal_port
+        mapping = answer.map.nonce  # each has its own; its internal port may change
         old = self._sets.get(mapping)
         if not answer.lifetime:
             # The router gave it back, and had to stop before it said so.

@@ -11,6 +11,7 @@ import time
 SHARED, OTHER, INNER = b"\xc0\x00\x02\x03", b"\xc0\x00\x02\x4d", b"\xc0\x00\x00\x02"
 SOCK_RAW, IPPROTO_RAW = 3, 255
 PLACES = ("203.0.113.64", "203.0.113.65", "198.51.100.1")
+PORTS = (1, 80, 1023, 1024, 2047, 2048, 20480, 40959, 65535)  # in the set or not
 PAUSE = 0.2  # s
 
 
@@ -34,7 +35,7 @@ def say(raw, place):
     except OSError:
         pass  # the line is down at times
     sock.close()
-    port = random.randint(1, 65535)
+    port = random.choice(PORTS)
     udp = struct.pack("!HHHH", port, 53, 16, 0) + bytes(8)
     syn = struct.pack("!HHIIBBHHH", port, 80, 1, 0, 0x50, random.choice((2, 4, 0)), 100, 0, 0)
     for source in (SHARED, OTHER, INNER):

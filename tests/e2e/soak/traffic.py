@@ -117,7 +117,7 @@ class Mixture:
         names = self.chance.choices(list(kinds), [kind[1] for kind in kinds.values()], k=count)
         return [(name, kinds[name][0]()) for name in names]
 
-    def ends(self, most=400):
+    def ends(self, most=150):
         """(address, port, place, port) of a flow; few enough for the router's table of flows."""
         number = self.chance.randrange(most)
         port = 2000 + number * 7919 % 60000

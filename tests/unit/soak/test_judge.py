@@ -111,7 +111,7 @@ def test_a_set_that_was_given_back_is_nobodys_at_once():
 
 
 def test_each_mapping_has_a_set_of_its_own():
-    other = {"nonce": OTHER_NONCE, "internal": 1024}
+    other = {"nonce": OTHER_NONCE}
     found = verdict(
         grant(FIRST),
         grant(4096, **other),
@@ -124,6 +124,14 @@ def test_each_mapping_has_a_set_of_its_own():
         packet(ports(4096)),
     )
     assert (found.passed["UDP"], found.late, found.leaks) == (3, 1, 1)
+
+
+def test_a_mapping_whose_internal_port_changes_is_the_same_one():
+    found = verdict(grant(FIRST), grant(SECOND, internal=40960), packet(ports(SECOND)))
+    assert (found.passed["UDP"], found.leaks) == (1, 0)
+    gone = grant(SECOND, lifetime=0, internal=7)
+    found = verdict(grant(FIRST), grant(SECOND, internal=40960), gone, packet(ports(1024)))
+    assert (found.late, found.leaks) == (0, 1)
 
 
 def test_a_renewal_changes_nothing_and_other_packets_do_not_count():
