@@ -13,17 +13,17 @@ from collections import Counter, namedtuple
 
 from cpe_agent.pcp import wire
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, DCCP, SCTP = 1, 6, 17, 33, 132
 _PCP_PORT = 5351
 _IPV6, _INNER = 14, 54  # offsets in a frame: after Ethernet, and after Ethernet and IPv6
 _IPIP, _FRAGMENT = 4, 44  # next headers
 _ECHO = (0, 8)
 _ICMP_ERRORS = (3, 11, 12)  # what a NAT has to pass (RFC 5508 4)
-_WITH_PORTS = (TCP, UDP)
+_WITH_PORTS = (TCP, UDP, DCCP, SCTP)  # that Linux translates
 _KEPT = 20  # leaks that are described
 
 UDP_FRAGMENTS, ICMP_ECHO, ICMP_ERROR = "UDP in fragments", "ICMP echo", "ICMP errors"
-_KINDS = {TCP: "TCP", UDP: "UDP"}
+_KINDS = {TCP: "TCP", UDP: "UDP", DCCP: "DCCP", SCTP: "SCTP"}
 
 # Address 4 octets, first and last port.
 Ports = namedtuple("Ports", ("address", "first", "last"))

@@ -8,7 +8,7 @@ from tests.support import pcap
 
 ROUTER, LWAFTR = (bytes.fromhex("20010db8" + "00" * 11 + octet) for octet in ("02", "01"))
 SHARED, LAN, PLACE = b"\xc0\0\2\3", b"\xc0\xa8\1\x0a", b"\xc6\x33\x64\1"
-TCP, UDP, GRE, SCTP = 6, 17, 47, 132
+TCP, UDP, GRE, SCTP, UDPLITE = 6, 17, 47, 132, 136
 NONCE, OTHER_NONCE = b"n" * 12, b"o" * 12
 FIRST, SECOND = 1024, 40960  # first ports of sets
 MORE = 0x2000
@@ -53,6 +53,7 @@ def test_packets_of_the_set_pass_and_are_counted_by_kind():
         grant(FIRST),
         packet(ports(1024)),
         packet(ports(2047), TCP),
+        packet(ports(1234), SCTP),
         packet(echo, 1),
         packet(error(UDP, 1100), 1),
         packet(ports(1030), UDP, fragment=MORE, ident=5),
@@ -62,6 +63,7 @@ def test_packets_of_the_set_pass_and_are_counted_by_kind():
     assert found.passed == {
         "UDP": 1,
         "TCP": 1,
+        "SCTP": 1,
         "ICMP echo": 1,
         "ICMP errors": 1,
         "UDP in fragments": 2,
@@ -74,7 +76,7 @@ def test_everything_else_is_a_leak():
         packet(ports(1023), TCP),
         packet(ports(1500), UDP, LAN),
         packet(ports(1500), GRE),
-        packet(ports(1500), SCTP),
+        packet(ports(1500), UDPLITE),
         packet(struct.pack(">BBHHH", 8, 0, 0, 7, 1), 1),
         packet(struct.pack(">BBHHH", 13, 0, 0, 1500, 1), 1),
         packet(error(UDP, 3000), 1),
