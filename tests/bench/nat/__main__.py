@@ -25,7 +25,8 @@ def correctness(lab, way, port_sets):
     """What a way's users see: {name: figure}."""
 
     def anew():
-        lab.set_up(way.text(port_sets), port_sets if way.limited else None)
+        text = ways.beside_a_firewall(way, port_sets)
+        lab.set_up(text, port_sets if way.limited else None)
 
     def allowed(source):
         return source[0] == ways.ADDRESS and (not way.limited or ways.contains(port_sets, source))
@@ -51,7 +52,7 @@ def speed(lab, port_sets, rounds):
     with lab.sender() as sender:
         for number in range(rounds):
             for way in ways.WAYS[:: -1 if number % 2 else 1]:
-                text = way.text(port_sets)
+                text = ways.beside_a_firewall(way, port_sets)
                 lab.set_up(text, None)
                 sample = {"packet": measure.packets(lab, sender)._asdict()}
                 for name, burst in bursts.items():

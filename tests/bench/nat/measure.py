@@ -12,7 +12,7 @@ PATIENCE = 0.05  # s; for frames that may be on their way
 ONE_FLOW = 1500  # times HANDFUL packets
 NEW_PLACES = 40
 SCATTERED = 20000  # flows
-COLLECTED = 1.5  # s; nft looks every second for counts that nobody needs
+COLLECTED = 5  # s; nft forgets some of the counts that nobody needs every second
 
 # ns of CPU for each flow or packet that arrived; share: of the sent ones that did.
 Cost = namedtuple("Cost", ("ns", "share"))

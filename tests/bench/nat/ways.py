@@ -1,10 +1,8 @@
 """The compared ways to hold a NAT to its port sets, as text for nft. Ours is the plan's."""
 
-import re
 from collections import namedtuple
 
 from cpe_agent import nat, netlink, plan, portset
-from cpe_agent.pcp import wire
 from tests.netns import topology
 
 ADDRESS = topology.SHARED
@@ -13,13 +11,31 @@ ONE = (portset.PortSet(ADDRESS, 1024, 1024),)
 FOUR = tuple(portset.PortSet(ADDRESS, 1024 * number, 256) for number in range(1, 5))
 KINDS = {"one set of 1024": ONE, "four sets of 256": FOUR}
 
-# text: of the port sets. used: False for what was only tried. limited: to the port sets.
-Way = namedtuple("Way", ("name", "text", "used", "limited"))
+# text: of the port sets. used: False for what was only tried. limited: to the port sets. clamps:
+# TCP's segment size, by itself.
+Way = namedtuple("Way", ("name", "text", "used", "limited", "clamps"))
 
 _HASHES = 12
-_TAKE = "add @room"
-_PROTOCOLS = "meta l4proto { tcp, udp } "
-_OTHERS = re.compile("^add (rule .* guard_|(rule|chain) .* forward )")
+# As any router does for a line of such a small MTU; ours brings its own.
+_CLAMP = """\
+ chain mangle_forward {
+  type filter hook forward priority mangle;
+  iifname "%(device)s" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+  oifname "%(device)s" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+ }
+"""
+# A firewall as a router has one: what the LAN begins passes, and what belongs to it.
+_FIREWALL = """\
+table inet firewall {
+ chain forward {
+  type filter hook forward priority filter; policy drop;
+  ct state vmap { established : accept, related : accept, invalid : drop }
+  iifname "br-lan" jump from_lan
+ }
+ chain from_lan {
+  oifname "%(device)s" accept
+ }
+"""
 _CHAIN = "chain srcnat { type nat hook postrouting priority 99;\n%s\n}\n"
 
 
@@ -27,6 +43,12 @@ def ours(port_sets):
     """The commands that the linux backend gives to nft: NAT, guards, TCP's segment size."""
     path = netlink.Path("wan", 1, 1500, bytes.fromhex("20010db8") + bytes(11) + b"\2")
     return plan.build(topology.settings(), path, port_sets[0], port_sets[1:]).nat
+
+
+def beside_a_firewall(way, port_sets):
+    """Text of a Way, and of the router's firewall."""
+    firewall = _FIREWALL if way.clamps else _FIREWALL + _CLAMP
+    return way.text(port_sets) + firewall % {"device": DEVICE} + "}\n"
 
 
 def masquerade(_):
@@ -71,29 +93,6 @@ def plain(port_sets):
     return "table ip bench {\n%s}\n" % (_CHAIN % "\n".join(rules))
 
 
-def leaner(port_sets):
-    """Ours, as cheap as we know how without giving up a port.
-
-    One look-up finds the piece where a flow belongs; the walk is for when that is full, and goes
-    from the first piece to the last. The guards name the device once, and do what the chain forward
-    does, so that a packet passes one chain less.
-    """
-    lines = [line for line in ours(port_sets).splitlines() if not _OTHERS.search(line)]
-    begin = "add rule %s srcnat " % nat.TABLE
-    walk = [number for number, line in enumerate(lines) if line.startswith(begin) and _TAKE in line]
-    pieces = range(len(nat.pieces(port_sets)))
-    flows = '%soifname "%s" %s' % (begin, DEVICE, _PROTOCOLS)
-    jumps = ", ".join("%d : jump piece_%d" % (at, at) for at in pieces)
-    vmap = "%sjhash ip saddr . th sport mod %d seed 1 vmap { %s }" % (flows, len(pieces), jumps)
-    chains = ["add chain %s piece_%d" % (nat.TABLE, at) for at in pieces]
-    for at in pieces:
-        take = _TAKE + lines[walk[at]].split(_TAKE)[1]
-        chains.append("add rule %s piece_%d %s%s" % (nat.TABLE, at, _PROTOCOLS, take))
-    walked = [vmap] + ["%sjump piece_%d" % (flows, at) for at in pieces]
-    lines[walk[0] : walk[-1] + 1] = chains + walked
-    return "\n".join(lines + _lean_guards(port_sets)) + "\n"
-
-
 def exclusive(port_sets):
     """Ours, but a UDP endpoint gets a port that no other has, as long as a hash finds one."""
     lines = ours(port_sets).splitlines()
@@ -122,35 +121,20 @@ def exclusive(port_sets):
                 "{ %s ct count 65535 } meta l4proto udp snat to %s:%s map @port_of"
                 % (test, source, port, port, ADDRESS, port)
             )
+    added.append("rule walk_udp jump exclusive")
+    added.append("rule walk_udp add @crowded { %s ct count 65535 }" % place)
     flows = 'oifname "%s" meta l4proto udp ' % DEVICE
-    added.append("rule srcnat %sjump exclusive" % flows)
-    added.append("rule srcnat %sadd @crowded { %s ct count 65535 }" % (flows, place))
     added.append("rule noted %sct status & confirmed == 0 jump note" % flows)
     added.append("rule note %s @crowded return" % place)
     for room, piece in zip(rooms, nat.pieces(port_sets)):
         span = _range(piece).split(":")[1]
         key = "meta l4proto . ip daddr . th dport ct count %d" % piece.size
         added.append("rule note udp sport %s add @%s { %s }" % (span, room, key))
-    begin = "add rule %s srcnat " % nat.TABLE
-    at = next(index for index, line in enumerate(lines) if line.startswith(begin) and _TAKE in line)
+    begin = "add rule %s walk_udp " % nat.TABLE
+    at = next(index for index, line in enumerate(lines) if line.startswith(begin))
     words = [line.split(" ", 1) for line in added]
     lines[at:at] = ["add %s %s %s" % (what, nat.TABLE, rest) for what, rest in words]
     return "\n".join(lines) + "\n"
-
-
-def _lean_guards(port_sets):
-    looped = 'iifname "%s" counter name looped drop' % DEVICE
-    clamp = "tcp flags & (syn | rst) == syn tcp option maxseg size set 1420"
-    chains = (
-        ("guard_out", [looped, clamp], nat.guard_out(DEVICE, port_sets, wire.PROTO_ALL)),
-        ("guard_in", [clamp], nat.guard_in(DEVICE, port_sets, wire.PROTO_ALL)),
-    )
-    lines = []
-    for name, before, (others, *rules) in chains:
-        device = ('oifname "%s" ' if name == "guard_out" else 'iifname "%s" ') % DEVICE
-        rules = [others, *before, *(rule.replace(device, "") for rule in rules)]
-        lines += ["add rule %s %s %s" % (nat.TABLE, name, rule) for rule in rules]
-    return lines
 
 
 def _range(one):
@@ -158,13 +142,12 @@ def _range(one):
 
 
 WAYS = (
-    Way("unrestricted masquerade", masquerade, True, False),
-    Way("cpe-agent", ours, True, True),
-    Way("OpenWrt's `map`", in_sequence, True, True),
-    Way("`numgen`", numbered, True, True),
-    Way("plain ranges", plain, False, True),
-    Way("cpe-agent, leaner", leaner, False, True),
-    Way("ports of one endpoint", exclusive, False, True),
+    Way("unrestricted masquerade", masquerade, True, False, False),
+    Way("cpe-agent", ours, True, True, True),
+    Way("OpenWrt's `map`", in_sequence, True, True, False),
+    Way("`numgen`", numbered, True, True, False),
+    Way("plain ranges", plain, False, True, False),
+    Way("ports of one endpoint", exclusive, False, True, True),
 )
 
 
