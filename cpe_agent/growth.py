@@ -96,6 +96,13 @@ class Growth:
         self._refusals = 0
 
 
+def room(port_set, reserved):
+    """Ports of a set that flows from the LAN can have: those that somebody is reached at are not
+    theirs. At least one, so that a set that is all reserved is a full one. reserved: ports."""
+    taken = [port for port in reserved if portset.contains(port_set, port)]
+    return max(1, port_set.size - len(taken))
+
+
 def is_worth_a_look(limits, sizes, flows, since):
     """True if it has to be known which ports are in use, which costs something.
 

@@ -304,8 +304,9 @@ class Sets:
         return {one: grants[one].port_set for one in grants if grants[one] and one != but}
 
     def _sizes(self):
-        found = self._numbered()
-        return {one: found[one].size for one in found}
+        found, plan = self._numbered(), self._line.backend.plan
+        reserved = plan.reserved if plan else ()
+        return {one: growth.room(found[one], reserved) for one in found}
 
     def all_sets(self):
         """Tuple of PortSet, the first set first."""

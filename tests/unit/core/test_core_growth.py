@@ -1,6 +1,6 @@
 """growth.py: when one more port set is asked for, and when one is given back. Both runtimes."""
 
-from cpe_agent import growth, history
+from cpe_agent import growth, history, portset
 from cpe_agent.growth import CLOSE, GIVE_BACK, MORE, REOPEN
 
 LIMITS = growth.Limits(3, 80, 40, 600000)
@@ -164,3 +164,10 @@ def test_load_that_swings_does_not_make_sets_come_and_go():
                 del router.sizes[wish[1]]
     assert changes.count(MORE) == 1
     assert GIVE_BACK not in changes
+
+
+def test_ports_that_somebody_is_reached_at_are_no_room_for_flows():
+    one = portset.PortSet("192.0.2.3", 1024, 64)
+    assert growth.room(one, ()) == 64
+    assert growth.room(one, (1023, 1024, 1087, 1088)) == 62
+    assert growth.room(one, tuple(range(1024, 1088))) == 1

@@ -48,7 +48,7 @@ def test_each_complaint_has_a_test_that_exists(complaint):
 
 
 def test_a_test_that_is_gone_and_a_complaint_without_one_are_told():
-    here = "tests/conformance/test_complaints.py"
+    here = "tests/conformance/test_complaints_table.py"
     gone = ["complaint", "elsewhere", "`%s:test_that_is_gone`" % here, ""]
     assert problems(gone) == ["%s has no test_that_is_gone" % here]
     assert problems(["complaint", "elsewhere", "by hand", ""]) == ["no test"]
