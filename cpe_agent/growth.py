@@ -8,6 +8,8 @@ closed to new flows, then given back when the last flow on it has ended.
 
 from collections import namedtuple
 
+from cpe_agent import portset
+
 from cpe_agent import history
 
 MORE, CLOSE, REOPEN, GIVE_BACK = "more", "close", "reopen", "give back"
