@@ -8,9 +8,7 @@ closed to new flows, then given back when the last flow on it has ended.
 
 from collections import namedtuple
 
-from cpe_agent import portset
-
-from cpe_agent import history
+from cpe_agent import history, portset
 
 MORE, CLOSE, REOPEN, GIVE_BACK = "more", "close", "reopen", "give back"
 
