@@ -163,7 +163,7 @@ def test_it_is_the_same_on_the_routers_own_runtime(home):
     code, output = home.router.shell(
         "MICROPYPATH=.frozen:/usr/lib/cpe-agent micropython %s/life.py" % home.router.dir
     )
-    guards = "['looped', 'outside_in', 'outside_out', 'over_limit']"
+    guards = "['looped', 'outside_in', 'outside_out', 'over_limit', 'refused']"
     assert (code, output) == (0, "False True False True\n%s []\n" % guards)
     assert home.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "TimeoutError"
 
