@@ -7,6 +7,7 @@ FOUND = {
     "state": status.UP,
     "additional_sets": [],
     "server": None,
+    "source": None,
     "aftr": None,
     "device": "lw4o6",
     "mtu": 1460,
