@@ -5,8 +5,8 @@ import pytest
 from cpe_agent import nat, portset
 from tests.fw4 import openwrt
 from tests.netns import topology
-from tests.netns.test_nat import GRE, ICMP, TCP, UDP, left, ports_as_seen, stray
-from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, SHARED
+from tests.netns.test_nat import GRE, ICMP, TCP, UDP, UNREACHABLE, left, ports_as_seen, stray
+from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, ROUTER, SHARED
 
 QUIET = dict.fromkeys(nat.GUARDS, 0)
 
@@ -49,23 +49,26 @@ def test_each_udp_socket_keeps_its_external_port_towards_everybody(any_home):
     assert len(set.union(*ports)) == 20
 
 
-def test_a_protocol_without_ports_is_dropped_and_counted(home):
+def test_a_protocol_without_ports_is_refused_and_counted(home):
     """The zone's masquerade would send it from the shared address."""
-    before = count(home, "outside_out")
+    before = count(home, "refused"), count(home, "outside_out")
     assert home.lan.call("send_protocol", INTERNET[0], GRE) is True
     assert home.cpe.call("send_protocol", INTERNET[0], GRE) is False
     assert home.lan.call("ping", INTERNET[0], 7, PATIENCE)
     assert [packet for packet in left(home) if packet["protocol"] == GRE] == []
-    assert count(home, "outside_out") == before + 2
+    assert (count(home, "refused"), count(home, "outside_out")) == (before[0] + 1, before[1] + 1)
+    (error,) = [packet for packet in home.lan.call("sniffed") if packet.get("type") == UNREACHABLE]
+    assert (error["source"], error["about"]["protocol"]) == (ROUTER, GRE)
 
 
 def test_what_the_set_is_not_for_is_not_masqueraded_either(home):
     home.router.firewall.set_rules(openwrt.wanted(OWN, protocol="udp"))
     assert home.lan.call("ask_udp", [[INTERNET[0], 80]], 1, 10, PATIENCE)[0][0]
-    assert home.lan.call("talk", INTERNET[0], 80, IMPATIENCE) == "TimeoutError"
+    before = count(home, "refused")
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE) == "OSError"
     assert home.lan.call("ping", INTERNET[0], 7, IMPATIENCE) is None
     assert {packet["protocol"] for packet in left(home)} == {UDP}
-    assert count(home, "outside_out") >= 2
+    assert count(home, "refused") == before + 2
 
 
 @pytest.mark.parametrize("port", [1, 1023, 2048 + 1024, 65535])
