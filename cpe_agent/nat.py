@@ -20,6 +20,7 @@ from cpe_agent.pcp import wire
 TABLE = "ip cpe_agent"
 LAST_GUARD = TABLE + " last_guard"  # a chain
 GUARDS = ("outside_out", "outside_in", "looped", "over_limit", "refused")  # named counters
+LIST_SETS = "nft -t list sets table "  # a command: without what is in them
 FW4_TABLE = "inet fw4"
 FW4_PREFIX = "cpe_agent_"  # begins the names of our chains and counters in fw4's table
 FW4_MARKED = ("srcnat", FW4_PREFIX + "guard_out")  # a chain of each fragment; the first if any
@@ -28,18 +29,17 @@ _FW4_HEAD = "# Written by cpe-agent, and replaced by it.\n"
 # A softwire carries IPv4 alone; what the router itself says there in IPv6 is nobody's mistake.
 _FW4_NO_IPV6 = "meta nfproto ipv6 drop"
 _OUT = "filter hook postrouting priority 110"
-_IN = "nat hook prerouting priority -102"  # before destination NAT, fw4's and ours
+_IN = "filter hook prerouting priority raw"
 _FORWARD = "filter hook forward priority mangle"
 _WHOLE = 65535  # ports; 0 is nobody's
 _SEARCHED = 128  # ports; a range that the kernel searches whole (nf_nat_core.c)
 _MOST_PIECES = 32
-_PLACES = 512  # that one piece has flows to; each takes about 1 kB of the kernel's memory
+# That one piece has flows to: for so many the kernel has a hash table of 8 kB, for more one of 17.
+# Each place takes about 1 kB.
+_PLACES = 383
 _FLOW = "ip saddr . th sport"  # what keeps its port
 _PLACE = "meta l4proto . ip daddr . th dport"  # towards which ports are in use
 _ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
-# Of an IPv4 packet without options that is quoted by an ICMP error: its protocol, destination port,
-# and identifier if it is an echo.
-_QUOTED, _QUOTED_PORT, _QUOTED_ID = "@th,64,8 0x45 @th,136,8", "@th,240,16", "@th,256,16"
 
 # What the rules are for, as in plan.Plan, which has all of these fields, too.
 Wanted = namedtuple(
@@ -216,12 +216,10 @@ def guard_out(wanted, prefix=""):
     return rules + ["counter name %soutside_out drop" % prefix]
 
 
-def arrivals(wanted, prefix=""):
-    """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2).
-
-    The chain is one of NAT: it sees what begins, since what belongs to a flow of ours is for us.
-    What belongs to no flow and begins none is stopped by forward().
-    """
+def guard_in(wanted, prefix=""):
+    """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2). Every packet
+    is looked at: whoever can write the lwAFTR's address into a packet can have it match any flow of
+    the router's, also one that the softwire has nothing to do with."""
     rules = ['iifname != "%s" return' % wanted.device] + _ours_in(wanted)
     return rules + ["counter name %soutside_in drop" % prefix]
 
@@ -231,7 +229,9 @@ def _ours_out(wanted):
 
 
 def _ours_in(wanted):
-    return _accept(wanted, "daddr", "dport")
+    """ICMP errors have no port of their own; forward_chains stops those that belong to no flow."""
+    errors = "ip daddr %s icmp type %s return" % (_address(wanted), _ICMP_ERRORS)
+    return _accept(wanted, "daddr", "dport") + ([] if _is_whole(wanted) else [errors])
 
 
 def _accept(wanted, side, port):
@@ -243,14 +243,14 @@ def _accept(wanted, side, port):
 
 
 def _errors(wanted):
-    """ICMP errors are ours if the packet that they quote was for us. conntrack admits those of
-    known flows, and for a moment there are flows of a set that is gone."""
-    ports = _ranges(wanted.port_sets)
-    quotes = "ip saddr %s icmp type %s %s" % (_address(wanted), _ICMP_ERRORS, _QUOTED)
-    rules = ["%s %s %s %s return" % (quotes, _any(_numbers(wanted)), _QUOTED_PORT, ports)]
-    if wanted.protocol == wire.PROTO_ALL:
-        rules.append("%s 1 %s %s return" % (quotes, _QUOTED_ID, ports))
-    return rules
+    """ICMP errors are ours if the flow that they are about is: begun here, or by somebody outside.
+    For a moment there are flows of a set that is gone, and each flow may have its errors."""
+    address, ports = _address(wanted), _ranges(wanted.port_sets)
+    errors = "ip saddr %s icmp type %s " % (address, _ICMP_ERRORS)
+    ends = [("reply ip daddr", "reply proto-dst"), ("original ip daddr", "original proto-dst")]
+    if wanted.protocol == wire.PROTO_ALL:  # of an echo the identifier
+        ends.append(("reply protocol icmp ct reply ip daddr", "reply proto-src"))
+    return [errors + "ct %s %s ct %s %s return" % (ip, address, port, ports) for ip, port in ends]
 
 
 def forward(device, prefix=""):
@@ -274,8 +274,9 @@ def _looped(devices, prefix):
 def forward_chains(wanted, prefix=""):
     """{name: rules} of what forward() goes to.
 
-    What cannot be translated is refused, so that its sender knows at once, and counted. Without a
-    flow nothing enters: arrivals() does not see it.
+    What cannot be translated is refused, so that its sender knows at once, and counted. Nothing
+    enters that belongs to no flow and begins none. What has the shared address still, behind all
+    destination NAT, is for nobody here: no other uplink shall take it along.
     """
     leaving = _limit(wanted.host_limit, prefix) + _clamp(wanted.mss)
     if not _is_whole(wanted):
@@ -284,8 +285,10 @@ def forward_chains(wanted, prefix=""):
         if wanted.protocol != wire.PROTO_ALL:
             icmp = "icmp type %s return" % _ICMP_ERRORS
         leaving += [icmp, "counter name %srefused reject with icmp prot-unreachable" % prefix]
-    entering = ["ct state invalid,untracked counter name %soutside_in drop" % prefix]
-    entering += _clamp(wanted.mss)
+    entering = [
+        "ct state invalid,untracked counter name %soutside_in drop" % prefix,
+        "ip daddr %s counter name %slooped drop" % (_address(wanted), prefix),
+    ] + _clamp(wanted.mss)
     return {prefix + "leaving": leaving, prefix + "entering": entering}
 
 
@@ -335,7 +338,7 @@ def table(wanted, mark):
             [_source_nat(device)] + nat_forwards.reflection(device, placed),
         ),
         ("guard_out", _OUT, guard_out(wanted)),
-        ("arrivals", _IN, arrivals(wanted)),
+        ("guard_in", _IN, guard_in(wanted)),
         ("forward", _FORWARD, forward(device)),
     ]
     inward = nat_forwards.destination_nat(placed)
@@ -368,6 +371,20 @@ def _objects(wanted, prefix=""):
     policies = timeouts.objects(wanted.flow_timeouts, prefix)
     found = [("set", name, sets[name]) for name in sorted(sets)]
     return found + [("ct timeout", name, policies[name]) for name in sorted(policies)]
+
+
+def stale_sets(listing, table, wanted, prefix=""):
+    """Commands for 'nft -f' that delete sets which rules do not need any more, empty if there are
+    none: flushing a table leaves them, and each takes 8 kB.
+
+    listing: of LIST_SETS and the table. wanted: Wanted or None.
+    """
+    needed = [name for _, name, _ in _objects(wanted, prefix)] if wanted else []
+    ours = prefix + "room_", prefix + "hosts_"
+    lines = [line.split() for line in listing.split("\n")]
+    names = [words[1] for words in lines if len(words) == 3 and words[0] == "set"]
+    stale = [name for name in names if name.startswith(ours) and name not in needed]
+    return "".join(["delete set %s %s\n" % (table, name) for name in stale])
 
 
 def without_table():
@@ -427,7 +444,7 @@ def _fw4_chains(devices, wanted, mark):
     for a reload, but does not remove them, and nft refuses to move one."""
     hooks = (
         ("guard_out", _OUT, _fw4_out(devices, wanted, mark)),
-        ("arrivals", _IN, _fw4_in(devices, wanted)),
+        ("guard_in", _IN, _fw4_in(devices, wanted)),
         ("forward", _FORWARD, _fw4_forward(devices, wanted)),
     )
     lines = ["counter %s%s { }" % (FW4_PREFIX, name) for name in GUARDS]

@@ -311,7 +311,7 @@ _GUARD_TEXT = {
     "outside_in": "%d in",
     "outside_out": "%d out",
     "over_limit": "%d beyond a host's limit",
-    "refused": "%d of protocols without ports",
+    "refused": "%d of protocols that cannot pass",
 }
 
 

@@ -85,12 +85,21 @@ class Firewall:
         code, output = self._run("%s reload" % self._fw4)
         self.gone = fw4_forwards.gone(were, led)
         if self.in_force(plan):
+            self._tidy(plan)
             return True
         if plan is None and not _exists(self._state):
             return not same  # nothing to close; the next start reads the files
         if plan is not None:
             self._put_back(before)
         raise BackendError(self._why(code, output))
+
+    def _tidy(self, plan):
+        """Delete sets of earlier rules, which fw4 leaves; at the next change if it fails now."""
+        code, listing = self._run(nat.LIST_SETS + nat.FW4_TABLE)
+        stale = nat.stale_sets(listing, nat.FW4_TABLE, plan, nat.FW4_PREFIX) if code == 0 else ""
+        if stale:
+            self._write_trial(stale)
+            self._run("nft -f " + self._trial)
 
     def _redirects(self, plan, where):
         """Sections for fw4 of a plan's forwards."""

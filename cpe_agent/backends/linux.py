@@ -108,6 +108,8 @@ class Linux:
         if seen.nat != plan.mark:  # first: no packet may pass before its guards are there
             self._nft(plan.nat)
             _drop_stale_flows(seen, plan)
+            if seen.nat is not None:
+                self._tidy(plan)
             changed = True
         commands = _commands(plan, seen)
         if commands:
@@ -117,6 +119,13 @@ class Linux:
             kernel.accept_local(self._device)
             changed = True
         return changed
+
+    def _tidy(self, plan):
+        """Delete sets of earlier rules. If that fails, the next change does it."""
+        code, listing = self._run(nat.LIST_SETS + nat.TABLE)
+        stale = nat.stale_sets(listing, nat.TABLE, plan) if code == 0 else ""
+        if stale:
+            self._nft(stale)
 
     def _take_down(self, seen):
         if seen.tunnel:
@@ -163,7 +172,7 @@ class Linux:
         )
 
     def _mark(self):
-        code, listing = self._run("nft list table " + nat.TABLE)
+        code, listing = self._run("nft -t list table " + nat.TABLE)
         if code:
             return None
         start = listing.find('comment "cpe-agent ')

@@ -44,7 +44,7 @@ def test_a_changed_set_reloads_once_and_holds(home):
     assert home.router.firewall.in_force(openwrt.wanted(OTHER))
     assert not home.router.firewall.in_force(openwrt.wanted(OWN))
     assert "192.0.2.3:4096-4351" in "".join(home.router.chain("cpe_agent_translate"))
-    assert "1024-2047" not in "".join(home.router.chain("cpe_agent_arrivals"))
+    assert "1024-2047" not in "".join(home.router.chain("cpe_agent_guard_in"))
 
 
 @pytest.mark.parametrize(

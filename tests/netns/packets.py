@@ -23,6 +23,16 @@ def packet(source, destination, protocol, body, identifier=0, offset=0, flag=0):
     return (head[:10] + struct.pack(">H", checksum(head)) + head[12:] + body).hex()
 
 
+def with_option(text):
+    """A packet as packet() gives it, with an IP option (Router Alert, RFC 2113) in its header."""
+    data = bytes.fromhex(text)
+    head = (
+        b"\x46" + data[1:2] + struct.pack(">H", len(data) + 4) + data[4:10] + b"\0\0" + data[12:20]
+    )
+    head += b"\x94\x04\0\0"
+    return (head[:10] + struct.pack(">H", checksum(head)) + head[12:] + data[20:]).hex()
+
+
 def fragments(source, destination, protocol, body, size):
     """A packet in fragments of so many octets, in order; each as packet() gives it."""
     return [
@@ -38,15 +48,17 @@ def datagram(port, to, data):
 
 def echo(kind, identifier):
     """An ICMP echo request or reply."""
-    return _summed(struct.pack(">BBHHH", kind, 0, 0, identifier, 1))
+    return summed(struct.pack(">BBHHH", kind, 0, 0, identifier, 1))
 
 
 def error(kind, code, about):
     """An ICMP error about a packet as packet() gives it."""
-    return _summed(struct.pack(">BBHI", kind, code, 0, 0) + bytes.fromhex(about))
+    return summed(struct.pack(">BBHI", kind, code, 0, 0) + bytes.fromhex(about))
 
 
-def _summed(body):
+def summed(body):
+    """An ICMP message with its checksum, whatever was there."""
+    body = body[:2] + bytes(2) + body[4:]
     return body[:2] + struct.pack(">H", checksum(body)) + body[4:]
 
 

@@ -17,6 +17,7 @@ from tests.netns.packets import (
     echo,
     error,
     packet,
+    with_option,
 )
 from tests.netns.topology import AFTR, IMPATIENCE, INTERNET, LAN_HOST, PATIENCE, ROUTER, SHARED
 
@@ -186,6 +187,23 @@ def test_errors_of_a_lan_host_leave_with_the_shared_address_and_the_sets_port(ho
     assert ends(heard["about"]) == (INTERNET[0], SHARED)
     assert heard["about"]["to" if kind == "udp" else "port"] == port
     assert dropped() == {}
+
+
+@pytest.mark.parametrize("kind", ["plain", "with an IP option"])
+def test_an_error_about_a_packet_leaves(home, kind):
+    home.inet.call("open_udp", "server", 9007)
+    own = home.lan.call("open_udp", "quiet", 0)
+    home.lan.call("send_udp", "quiet", INTERNET[0], 9007)
+    assert home.inet.call("receive_udp", "server", PATIENCE)
+    about = packet(INTERNET[0], LAN_HOST, UDP, datagram(9007, own, b""))
+    about = about if kind == "plain" else with_option(about)
+    home.lan.call(
+        "send_packets", [packet(LAN_HOST, INTERNET[0], ICMP, error(UNREACHABLE, 3, about))]
+    )
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE)
+    assert len(errors(home.inet)) == 1
+    for hand, name in ((home.inet, "server"), (home.lan, "quiet")):
+        hand.call("close", name)
 
 
 @pytest.mark.parametrize("kind", ["udp", "icmp"])

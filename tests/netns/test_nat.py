@@ -5,7 +5,17 @@ import pytest
 from cpe_agent import nat, portset
 from cpe_agent.backends import kernel
 from tests.netns import packets, topology
-from tests.netns.topology import AFTR, IMPATIENCE, INTERNET, LAN_HOST, OWN, PATIENCE, ROUTER, SHARED
+from tests.netns.topology import (
+    AFTR,
+    IMPATIENCE,
+    INNER,
+    INTERNET,
+    LAN_HOST,
+    OWN,
+    PATIENCE,
+    ROUTER,
+    SHARED,
+)
 
 TCP, UDP, ICMP, GRE, ESP = 6, 17, 1, 47, 50
 UNREACHABLE = 3
@@ -124,6 +134,60 @@ def test_inbound_for_another_address_is_dropped_and_counted(home):
     stray(home, LAN_HOST, 1500)
     assert count(home, "outside_in") == before + 1
     assert [p for p in home.lan.call("sniffed") if p["protocol"] == UDP] == []
+
+
+def test_a_flow_inside_the_home_lets_nobody_in_by_the_softwire(home):
+    """Who writes the lwAFTR's address into a packet can write any other into it."""
+    home.aftr.ip("route replace %s/32 dev t1" % ROUTER, "route replace %s/32 dev t1" % LAN_HOST)
+    home.cpe.call("open_udp", "service", 5353)
+    home.lan.call("open_udp", "client", 5000)
+    home.lan.call("send_udp", "client", ROUTER, 5353)
+    assert home.cpe.call("receive_udp", "service", PATIENCE) == [LAN_HOST, 5000]
+    home.cpe.call("send_udp", "service", LAN_HOST, 5000)
+    assert home.lan.call("receive_udp", "client", PATIENCE) == [ROUTER, 5353]
+    before = count(home, "outside_in")
+    question = packets.datagram(5000, 5353, b"forged")
+    answer = packets.datagram(5353, 5000, b"forged")
+    forged = [packets.packet(LAN_HOST, ROUTER, UDP, question)]
+    forged.append(packets.packet(ROUTER, LAN_HOST, UDP, answer))
+    home.aftr.call("send_packets", forged)
+    assert home.cpe.call("receive_udp", "service", IMPATIENCE) is None
+    assert home.lan.call("receive_udp", "client", IMPATIENCE) is None
+    for hand, name in ((home.cpe, "service"), (home.lan, "client")):
+        hand.call("close", name)
+    assert count(home, "outside_in") == before + 2
+
+
+def test_nobody_outside_lowers_the_routers_path_mtu(home):
+    home.aftr.ip("route replace %s/32 dev t1" % INNER)
+    before = count(home, "outside_in")
+    about = packets.packet(INNER, INTERNET[4], ICMP, packets.echo(packets.ECHO_REPLY, 5))
+    said = packets.error(UNREACHABLE, 4, about)
+    said = packets.summed(said[:6] + (600).to_bytes(2, "big") + said[8:])
+    home.aftr.call("send_packets", [packets.packet(INTERNET[3], INNER, ICMP, said)])
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE)
+    assert count(home, "outside_in") == before + 1
+    assert "mtu" not in home.cpe.namespace.run(["ip", "route", "get", INTERNET[4]]).stdout
+
+
+def test_inbound_in_the_set_without_a_flow_is_taken_along_by_no_other_way(home):
+    before = count(home, "looped")
+    home.cpe.ip("route add %s/32 via %s dev br-lan" % (SHARED, LAN_HOST))
+    try:
+        stray(home, SHARED, 1700)
+    finally:
+        home.cpe.ip("route del %s/32 dev br-lan" % SHARED)
+    assert [p for p in home.lan.call("sniffed") if p["destination"] == SHARED] == []
+    assert count(home, "looped") == before + 1
+
+
+def test_sets_of_nft_go_with_the_port_sets_that_they_were_for(home):
+    for first in (1024, 4096, 8192):
+        wanted = topology.wanted(portset.PortSet(SHARED, first, 256), host_limit=str(first))
+        home.cpe.call("apply", wanted)
+    listing = home.cpe.namespace.run(["nft", "-t", "list", "sets", "table", *nat.TABLE.split()])
+    names = [line.split()[1] for line in listing.stdout.split("\n") if "\tset " in line]
+    assert sorted(names) == ["hosts_8192", "room_8192_128", "room_8320_128"]
 
 
 def test_inbound_in_the_set_without_a_flow_does_not_circle(home):

@@ -11,7 +11,7 @@ from tests.e2e.scenarios.home import LWAFTR, PATIENCE, POOL, ROUTER, Home
 INTERFACE = "wan4"
 DEVICE = "lw4-wan4"
 CHAINS = ("srcnat", "cpe_agent_walk_tcp", "cpe_agent_walk_udp", "cpe_agent_translate")
-CHAINS += ("cpe_agent_guard_out", "cpe_agent_arrivals", "cpe_agent_forward")
+CHAINS += ("cpe_agent_guard_out", "cpe_agent_guard_in", "cpe_agent_forward")
 COUNT_HOTPLUG = "/etc/hotplug.d/iface/99-lab"
 COUNTED = "/tmp/lab-hotplug"
 # The line of a softwire's interface that works with the lab's lwAFTR.

@@ -94,7 +94,7 @@ def test_every_port_of_every_open_set_is_for_new_flows_and_no_other():
 
 def test_a_closed_set_still_passes_the_guards():
     found = rules(fw4.fragments(plan(more=(4096,), closed=(8192,))).chains)
-    for chain in ("cpe_agent_guard_out", "cpe_agent_arrivals"):
+    for chain in ("cpe_agent_guard_out", "cpe_agent_guard_in"):
         assert "{ 1024-2047, 4096-5119, 8192-9215 }" in "\n".join(found[chain])
 
 
@@ -109,7 +109,7 @@ def test_only_the_set_of_the_one_device_passes_the_guards():
     found = rules(fw4.fragments(plan()).chains)
     for chain, device, side, port in (
         ("cpe_agent_guard_out", "oifname", "saddr", "sport"),
-        ("cpe_agent_arrivals", "iifname", "daddr", "dport"),
+        ("cpe_agent_guard_in", "iifname", "daddr", "dport"),
     ):
         first, ipv6, other, ports, echo, *errors, last = found[chain]
         counter = "outside_out" if side == "saddr" else "outside_in"
@@ -120,8 +120,7 @@ def test_only_the_set_of_the_one_device_passes_the_guards():
         assert ipv6 == "meta nfproto ipv6 drop"
         assert ports == ours + "meta l4proto { 6, 17 } th %s 1024-2047 return" % port
         assert echo == ours + "icmp type { echo-request, echo-reply } icmp id 1024-2047 return"
-        # Those that come in belong to a flow, so that they do not pass the chain.
-        assert len(errors) == (2 if side == "saddr" else 0)
+        assert len(errors) == (3 if side == "saddr" else 1)
         for error in errors:
             assert error.startswith(ours + "icmp type { destination-unreachable, ")
         assert last.startswith("counter name cpe_agent_%s drop" % counter)
@@ -131,7 +130,7 @@ def test_without_a_plan_nothing_passes_any_softwire():
     made = fw4.fragments(None)
     assert rules(made.source_nat) == {None: []}
     found = rules(made.chains)
-    for chain, device in (("cpe_agent_guard_out", "oifname"), ("cpe_agent_arrivals", "iifname")):
+    for chain, device in (("cpe_agent_guard_out", "oifname"), ("cpe_agent_guard_in", "iifname")):
         first, ipv6, last = found[chain]
         assert first == '%s != "lw4-*" return' % device
         assert ipv6 == "meta nfproto ipv6 drop"
@@ -163,8 +162,8 @@ def test_hooks_and_names_never_change():
     assert [line.split(";")[0] for line in heads[0]] == [
         "chain cpe_agent_guard_out {",
         "\ttype filter hook postrouting priority 110",
-        "chain cpe_agent_arrivals {",
-        "\ttype nat hook prerouting priority -102",
+        "chain cpe_agent_guard_in {",
+        "\ttype filter hook prerouting priority raw",
         "chain cpe_agent_forward {",
         "\ttype filter hook forward priority mangle",
     ]
