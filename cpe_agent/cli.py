@@ -329,6 +329,7 @@ def _print_nft(options, arguments):
 
 def _print_nft_for(options, *words):
     from cpe_agent import config, plan
+    from cpe_agent.backends import kernel
 
     try:
         port_set = _read_set(*words)
@@ -339,7 +340,8 @@ def _print_nft_for(options, *words):
     except (OSError, ValueError) as error:
         _complain(str(error))
         return USAGE_ERROR
-    sys.stdout.write(plan.nat_text(softwire, port_set, softwire.mtu or 1460))
+    mtu = softwire.mtu or 1460
+    sys.stdout.write(plan.nat_text(softwire, port_set, mtu, kernel.protocols()))
     return OK
 
 

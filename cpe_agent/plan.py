@@ -83,9 +83,10 @@ def build(options, path, port_set, others=(), closed=(), forwards=(), reserved=(
     )
 
 
-def nat_text(options, port_set, mtu):
-    """The commands for nft that a plan for one set would carry. mtu: of the softwire, octets."""
-    return _nat(_wanted(options, (port_set,), (port_set,), (), mtu, ()))[0]
+def nat_text(options, port_set, mtu, more=()):
+    """The commands for nft that a plan for one set would carry. mtu: of the softwire, octets. more:
+    see build()."""
+    return _nat(_wanted(options, (port_set,), (port_set,), more, mtu, ()))[0]
 
 
 def _wanted(options, port_sets, open_sets, more, mtu, forwards):
