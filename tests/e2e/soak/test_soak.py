@@ -19,7 +19,7 @@ from tests.e2e.conftest import start, stop
 from tests.e2e.scenarios.home import LWAFTR, PATIENCE, POOL, ROUTER, Home, held
 from tests.e2e.soak import judge
 
-PACKETS = int(os.environ.get("SOAK_PACKETS", "60000"))
+PACKETS = int(os.environ.get("SOAK_PACKETS", "30000"))
 BETWEEN = max(300, PACKETS // 80)  # packets from one event to the next, at least
 PAUSE = 0.5  # s between looks at the count, which cost the lwAFTR time
 MOST_WAITS = 20  # for packets on their way
