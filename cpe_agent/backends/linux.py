@@ -14,7 +14,7 @@ address as source. The router itself sends from the inner address, and NAT does 
 import json
 from collections import namedtuple
 
-from cpe_agent import advice, algs, forwards, nat, portset
+from cpe_agent import advice, algs, forwards, log, nat, portset
 from cpe_agent.backends import BackendError, child, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
@@ -121,11 +121,15 @@ class Linux:
         return changed
 
     def _tidy(self, plan):
-        """Delete sets of earlier rules. If that fails, the next change does it."""
+        """Delete sets of earlier rules; at the next change if it fails now."""
         code, listing = self._run(nat.LIST_SETS + nat.TABLE)
         stale = nat.stale_sets(listing, nat.TABLE, plan) if code == 0 else ""
-        if stale:
+        if not stale:
+            return
+        try:
             self._nft(stale)
+        except BackendError as error:
+            log.warning("nft's sets of earlier rules are left: %s" % error)
 
     def _take_down(self, seen):
         if seen.tunnel:
