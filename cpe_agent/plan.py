@@ -1,10 +1,9 @@
 """The whole wanted state of the network as one value. Pure; equal plans mean nothing to do."""
 
-import binascii
 import socket
 from collections import namedtuple
 
-from cpe_agent import nat, portset, softwire
+from cpe_agent import nft, own_table, portset, softwire
 
 TCP_HEADERS = 40  # octets of IPv4 and TCP headers
 
@@ -58,51 +57,39 @@ def build(options, path, port_set, others=(), closed=(), forwards=(), reserved=(
     mtu = options.mtu or softwire.mtu(path.mtu)
     port_sets = (port_set,) + others + closed
     open_sets = portset.without((port_set,) + others, reserved)
-    wanted = _wanted(options, port_sets, open_sets, more, mtu, forwards)
-    text, mark = _nat(wanted)
-    return Plan(
-        options.device,
+    network = (
         path.device,
         socket.inet_ntop(socket.AF_INET6, path.source),
         socket.inet_ntop(socket.AF_INET6, options.aftr),
-        mtu,
-        port_set.address,
-        options.inner_address,
-        options.metric if options.default_route else None,
-        port_sets,
-        open_sets,
-        reserved,
-        options.protocol,
-        more,
-        wanted.mss,
-        options.host_limit,
-        options.flow_timeouts,
-        forwards,
-        text,
-        mark,
     )
+    return _plan(options, network, mtu, (port_sets, open_sets, reserved), more, forwards)
 
 
 def nat_text(options, port_set, mtu, more=()):
     """The commands for nft that a plan for one set would carry. mtu: of the softwire, octets. more:
     see build()."""
-    return _nat(_wanted(options, (port_set,), (port_set,), more, mtu, ()))[0]
+    return _plan(options, (None, None, None), mtu, ((port_set,), (port_set,), ()), more, ()).nat
 
 
-def _wanted(options, port_sets, open_sets, more, mtu, forwards):
-    return nat.Wanted(
-        options.device,
-        port_sets,
-        open_sets,
-        options.protocol,
-        more,
-        mtu - TCP_HEADERS if options.mss_clamp else None,
-        options.host_limit,
-        options.flow_timeouts,
-        forwards,
+def _plan(options, network, mtu, sets, more, forwards):
+    fields = (
+        (options.device,)
+        + network
+        + (
+            mtu,
+            sets[0][0].address,
+            options.inner_address,
+            options.metric if options.default_route else None,
+        )
+        + sets
+        + (
+            options.protocol,
+            more,
+            mtu - TCP_HEADERS if options.mss_clamp else None,
+            options.host_limit,
+            options.flow_timeouts,
+            forwards,
+        )
     )
-
-
-def _nat(wanted):
-    mark = "cpe-agent %08x" % binascii.crc32(nat.table(wanted, "").encode())
-    return nat.table(wanted, mark), mark
+    mark = nft.mark(own_table.commands(Plan(*fields, None, None), ""))
+    return Plan(*fields, own_table.commands(Plan(*fields, None, None), mark), mark)

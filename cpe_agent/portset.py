@@ -41,6 +41,32 @@ def without(port_sets, ports):
     return tuple(large or [one for one in found if one.size])
 
 
+def range_text(port_set):
+    """For nft: '1024-2047', or one port."""
+    if port_set.size == 1:
+        return "%d" % port_set.first
+    return "%d-%d" % (port_set.first, last(port_set))
+
+
+def ranges(port_sets):
+    """For nft: all ports of some sets."""
+    return _any([range_text(one) for one in port_sets])
+
+
+def match(port_sets):
+    """For nft: what it shall compare a port with, to know whether it is of some sets. Bits, where
+    the sets allow it: they cost less than ranges."""
+    size = port_sets[0].size
+    aligned = [one for one in port_sets if one.size == size and one.first % size == 0]
+    if size == 1 or size & (size - 1) or len(aligned) < len(port_sets):
+        return ranges(port_sets)
+    return "& 0x%04x == %s" % (65536 - size, _any(["%d" % one.first for one in port_sets]))
+
+
+def _any(words):
+    return words[0] if len(words) == 1 else "{ %s }" % ", ".join(words)
+
+
 def text(port_set):
     """For people: '192.0.2.3 ports 37056-37087 (32)'."""
     return "%s ports %d-%d (%d)" % (

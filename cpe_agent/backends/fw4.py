@@ -3,7 +3,7 @@
 What lives here: when they are written, and how it is seen that fw4 has taken them. 'fw4 reload'
 ends well even when nft refuses all of it, and an include that is missing is only a warning: so the
 rules are in force when, and only when, their mark is found in what nft lists. What they say is
-nat.py's.
+in fw4_table.py.
 
 A file that nft refuses would keep the whole firewall from loading, also at the next boot. So nft is
 asked first, and where fw4 has not taken a new set all the same, its last files are put back.
@@ -11,7 +11,7 @@ asked first, and where fw4 has not taken a new set all the same, its last files 
 
 import os
 
-from cpe_agent import advice, algs, interface, nat, redirects, store
+from cpe_agent import advice, algs, fw4_table, interface, nft, own_table, redirects, store
 from cpe_agent.backends import BackendError, child, fw4_forwards, kernel
 from cpe_agent.backends.config_file import ConfigFile
 
@@ -28,8 +28,8 @@ _INCLUDES = (
 
 
 def fragments(plan):
-    """nat.Fragments for a plan.Plan; for None those that let nothing pass."""
-    return nat.fw4_fragments(interface.DEVICE + "*", plan)
+    """fw4_table.Fragments for a plan.Plan; for None those that let nothing pass."""
+    return fw4_table.fragments(interface.DEVICE + "*", plan)
 
 
 class Firewall:
@@ -95,8 +95,8 @@ class Firewall:
 
     def _tidy(self, plan):
         """Delete sets of earlier rules, which fw4 leaves; at the next change if it fails now."""
-        code, listing = self._run(nat.LIST_SETS + nat.FW4_TABLE)
-        stale = nat.stale_sets(listing, nat.FW4_TABLE, plan, nat.FW4_PREFIX) if code == 0 else ""
+        code, listing = self._run(nft.LIST_SETS + fw4_table.NAME)
+        stale = nft.stale_sets(listing, fw4_table.NAME, plan, fw4_table.PREFIX) if code == 0 else ""
         if stale:
             self._write_trial(stale)
             self._run("nft -f " + self._trial)
@@ -113,8 +113,8 @@ class Firewall:
 
     def _guard(self, plan):
         """The guard that outlives a restart of the firewall; True if it was another."""
-        text, mark = nat.last_guard(interface.DEVICE + "*", plan)
-        if nat.is_marked(self._listing(nat.LAST_GUARD), mark):
+        text, mark = own_table.last_guard(interface.DEVICE + "*", plan)
+        if nft.is_marked(self._listing(own_table.LAST_GUARD), mark):
             return False
         self._write_trial(text)
         code, output = self._run("nft -f " + self._trial)
@@ -127,8 +127,8 @@ class Firewall:
         through. Raises BackendError where it cannot be seen."""
         mark = fragments(plan).mark
         return all(
-            nat.is_marked(self._listing("%s %s" % (nat.FW4_TABLE, chain)), mark)
-            for chain in (nat.FW4_MARKED if plan else nat.FW4_MARKED[1:])
+            nft.is_marked(self._listing("%s %s" % (fw4_table.NAME, chain)), mark)
+            for chain in (fw4_table.MARKED if plan else fw4_table.MARKED[1:])
         )
 
     def _listing(self, chain, command="nft list chain "):
@@ -143,14 +143,16 @@ class Firewall:
         """A text that is another one after each load of the firewall: how the kernel numbers its
         table, and our rules in it. Raises BackendError."""
         # A reload gives the rules other numbers, a restart the table; as text nft 1.0.6 tells none.
-        table = nat.table_number(self._run("nft -j list tables")[1], nat.FW4_TABLE)
-        listing = self._listing("%s %s" % (nat.FW4_TABLE, nat.FW4_MARKED[1]), "nft -a list chain ")
+        table = nft.table_number(self._run("nft -j list tables")[1], fw4_table.NAME)
+        listing = self._listing(
+            "%s %s" % (fw4_table.NAME, fw4_table.MARKED[1]), "nft -a list chain "
+        )
         return "%s %s" % (table, listing)
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""
-        code, listing = self._run("nft list counters table " + nat.FW4_TABLE)
-        return nat.parse_counters(listing, nat.FW4_PREFIX) if code == 0 else {}
+        code, listing = self._run("nft list counters table " + fw4_table.NAME)
+        return nft.parse_counters(listing, fw4_table.PREFIX) if code == 0 else {}
 
     def taken(self, where, port_sets):
         """Tuple of ports of the sets that redirects of the user have. where: see set_rules()."""
@@ -188,7 +190,7 @@ class Firewall:
             return []
         if self._data.error:
             return [self._data.error]
-        listing = self._listing("%s dstnat_%s" % (nat.FW4_TABLE, zone))
+        listing = self._listing("%s dstnat_%s" % (fw4_table.NAME, zone))
         ports = [section["src_dport"] for section in fw4_forwards.missing(wanted, listing)]
         if not ports:
             return []
@@ -221,7 +223,7 @@ class Firewall:
             raise BackendError("cannot write %s: %s" % (self._trial, error)) from None
 
     def _check(self, wanted):
-        self._write_trial(nat.fw4_check(wanted))
+        self._write_trial(fw4_table.check(wanted))
         code, output = self._run("nft -c -f " + self._trial)
         if code:
             why = _said(output) + advice.by_kernel(output)

@@ -14,7 +14,7 @@ address as source. The router itself sends from the inner address, and NAT does 
 import json
 from collections import namedtuple
 
-from cpe_agent import advice, algs, forwards, log, nat, portset
+from cpe_agent import advice, algs, forwards, log, nft, own_table, portset
 from cpe_agent.backends import BackendError, child, kernel
 
 # tunnel: (local, remote, mtu, up, underlay) or None. addresses: sorted (address, scope).
@@ -92,8 +92,8 @@ class Linux:
 
     def counters(self):
         """{guard: packets} of the guards, empty when they are not in place."""
-        code, listing = self._run("nft list counters table " + nat.TABLE)
-        return nat.parse_counters(listing) if code == 0 else {}
+        code, listing = self._run("nft list counters table " + own_table.NAME)
+        return nft.parse_counters(listing) if code == 0 else {}
 
     def complain(self, _code, _text):
         """Nobody else shows what is wrong: log and status do."""
@@ -122,8 +122,8 @@ class Linux:
 
     def _tidy(self, plan):
         """Delete sets of earlier rules; at the next change if it fails now."""
-        code, listing = self._run(nat.LIST_SETS + nat.TABLE)
-        stale = nat.stale_sets(listing, nat.TABLE, plan) if code == 0 else ""
+        code, listing = self._run(nft.LIST_SETS + own_table.NAME)
+        stale = nft.stale_sets(listing, own_table.NAME, plan) if code == 0 else ""
         if not stale:
             return
         try:
@@ -135,7 +135,7 @@ class Linux:
         if seen.tunnel:
             self._ip(["link del dev " + self._device])
             _drop_stale_flows(seen, None)
-        self._nft(nat.without_table())  # last: the guards outlive the softwire
+        self._nft(own_table.removal())  # last: the guards outlive the softwire
         return bool(seen.tunnel)
 
     def _go_back(self, before, error):
@@ -176,7 +176,7 @@ class Linux:
         )
 
     def _mark(self):
-        code, listing = self._run("nft -t list table " + nat.TABLE)
+        code, listing = self._run("nft -t list table " + own_table.NAME)
         if code:
             return None
         start = listing.find('comment "cpe-agent ')

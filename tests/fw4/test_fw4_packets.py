@@ -2,13 +2,13 @@
 
 import pytest
 
-from cpe_agent import nat, portset
+from cpe_agent import guards, portset
 from tests.fw4 import openwrt
 from tests.netns import topology
 from tests.netns.test_nat import GRE, ICMP, TCP, UDP, UNREACHABLE, left, ports_as_seen, stray
 from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, ROUTER, SHARED
 
-QUIET = dict.fromkeys(nat.GUARDS, 0)
+QUIET = dict.fromkeys(guards.COUNTERS, 0)
 
 
 def count(home, guard):

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from cpe_agent import nat
+from cpe_agent import guards
 from tests.netns import topology
 from tests.netns.topology import INNER, INTERNET, PATIENCE, SHARED
 from tests.support import micropython
@@ -61,7 +61,7 @@ def test_the_line_comes_up_in_one_go(line):
     assert as_it_should_be(home)
     assert works(home)
     assert reconfigurations(agent) == 1
-    assert agent.status()["guards"] == dict.fromkeys(nat.GUARDS, 0)
+    assert agent.status()["guards"] == dict.fromkeys(guards.COUNTERS, 0)
 
 
 DISTURBANCES = {

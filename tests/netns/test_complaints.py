@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from cpe_agent import nat
+from cpe_agent import own_table
 from tests.bench.nat import ways
 from tests.netns import topology
 from tests.netns.packets import ICMP, UDP, datagram, packet
@@ -29,7 +29,9 @@ _MASQUERADE = 'oifname "lw4o6" snat ip to %s' % SHARED
 def others_rules(home, text):
     """One of bench's ways in place of our source NAT, for a while."""
     ours = topology.wanted(OWN)["nat"]
-    chains = "".join("flush chain %s %s\n" % (nat.TABLE, name) for name in ("srcnat", "guard_out"))
+    chains = "".join(
+        "flush chain %s %s\n" % (own_table.NAME, name) for name in ("srcnat", "guard_out")
+    )
     name = text.split("{")[0].strip()
     home.cpe.nft(chains + text.replace('oifname "lw4o6" meta nfproto ipv4 masquerade', _MASQUERADE))
     try:

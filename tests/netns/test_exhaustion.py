@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from cpe_agent import nat, portset
+from cpe_agent import guards, own_table, portset
 from tests.netns import topology
 from tests.netns.test_occupancy import listed
 from tests.netns.topology import IMPATIENCE, INTERNET, OWN, PATIENCE, SHARED
@@ -17,11 +17,11 @@ ONE = (OWN,)
 FOUR = tuple(portset.PortSet(SHARED, first, 256) for first in (1024, 4096, 33024, 60160))
 SMALL = tuple(portset.PortSet(SHARED, first, 64) for first in (1024, 4096, 33024))
 KINDS = {"one set of 1024": ONE, "four sets of 256": FOUR}
-GUARDED = dict.fromkeys(nat.GUARDS, 0)
+GUARDED = dict.fromkeys(guards.COUNTERS, 0)
 
 # OpenWrt's protocol map, as fw4 renders it: a rule for each set, of which the first one matches.
 _IN_SEQUENCE = (
-    'add rule %s srcnat meta l4proto %%s oifname "lw4o6" snat ip to %%s:%%d-%%d' % nat.TABLE
+    'add rule %s srcnat meta l4proto %%s oifname "lw4o6" snat ip to %%s:%%d-%%d' % own_table.NAME
 )
 
 _steady_ports = itertools.count(20000)  # a server for each test: old connections are no obstacle
@@ -68,7 +68,7 @@ def in_sequence(sets):
     """The agent's plan, but with OpenWrt's rules for source NAT."""
     fields = topology.wanted(*sets)
     ours = fields["nat"].splitlines()
-    lines = [line for line in ours if not line.startswith("add rule %s srcnat " % nat.TABLE)]
+    lines = [line for line in ours if not line.startswith("add rule %s srcnat " % own_table.NAME)]
     for protocol in ("tcp", "udp"):
         for one in sets:
             lines.append(_IN_SEQUENCE % (protocol, SHARED, one.first, portset.last(one)))

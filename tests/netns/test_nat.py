@@ -2,7 +2,7 @@
 
 import pytest
 
-from cpe_agent import nat, portset
+from cpe_agent import guards, own_table, portset
 from cpe_agent.backends import kernel
 from tests.netns import packets, topology
 from tests.netns.topology import (
@@ -54,7 +54,7 @@ def test_tcp_udp_and_ping_leave_inside_the_set(home, host):
     packets = left(home)
     assert {packet["protocol"] for packet in packets} == {TCP, UDP, ICMP}
     assert [packet for packet in packets if not topology.in_set(packet)] == []
-    assert home.cpe.call("counters") == dict.fromkeys(nat.GUARDS, 0)
+    assert home.cpe.call("counters") == dict.fromkeys(guards.COUNTERS, 0)
 
 
 def test_udp_larger_than_the_mtu_passes_both_ways(home):
@@ -185,7 +185,9 @@ def test_sets_of_nft_go_with_the_port_sets_that_they_were_for(home):
     for first in (1024, 4096, 8192):
         wanted = topology.wanted(portset.PortSet(SHARED, first, 256), host_limit=str(first))
         home.cpe.call("apply", wanted)
-    listing = home.cpe.namespace.run(["nft", "-t", "list", "sets", "table", *nat.TABLE.split()])
+    listing = home.cpe.namespace.run(
+        ["nft", "-t", "list", "sets", "table", *own_table.NAME.split()]
+    )
     names = [line.split()[1] for line in listing.stdout.split("\n") if "\tset " in line]
     assert sorted(names) == ["hosts_8192", "room_8192_128", "room_8320_128"]
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cpe_agent import nat, timeouts
+from cpe_agent import fw4_table, timeouts
 from cpe_agent.backends import fw4
 from cpe_agent.plan import Plan
 from tests.netns import topology
@@ -147,13 +147,13 @@ def in_fw4(home):
 
     wanted = topology.wanted(topology.OWN, flow_timeouts="small")
     wanted.update(port_sets=(topology.OWN,), open_sets=(topology.OWN,))
-    home.cpe.nft(nat.fw4_check(fw4.fragments(Plan(**wanted))))
+    home.cpe.nft(fw4_table.check(fw4.fragments(Plan(**wanted))))
     yield listing
     home.cpe.nft("delete table inet fw4\n")
 
 
 def test_nft_takes_them_in_fw4s_table_too(in_fw4):
-    for name in timeouts.objects(timeouts.SMALL, nat.FW4_PREFIX):
+    for name in timeouts.objects(timeouts.SMALL, fw4_table.PREFIX):
         assert "ct timeout %s {" % name in in_fw4()
         assert 'ct timeout set "%s"' % name in in_fw4()
 

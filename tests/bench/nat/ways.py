@@ -2,7 +2,7 @@
 
 from collections import namedtuple
 
-from cpe_agent import nat, netlink, plan, portset
+from cpe_agent import nat, netlink, own_table, plan, portset
 from tests.netns import topology
 
 ADDRESS = topology.SHARED
@@ -130,10 +130,10 @@ def exclusive(port_sets):
         span = _range(piece).split(":")[1]
         key = "meta l4proto . ip daddr . th dport ct count %d" % piece.size
         added.append("rule note udp sport %s add @%s { %s }" % (span, room, key))
-    begin = "add rule %s walk_udp " % nat.TABLE
+    begin = "add rule %s walk_udp " % own_table.NAME
     at = next(index for index, line in enumerate(lines) if line.startswith(begin))
     words = [line.split(" ", 1) for line in added]
-    lines[at:at] = ["add %s %s %s" % (what, nat.TABLE, rest) for what, rest in words]
+    lines[at:at] = ["add %s %s %s" % (what, own_table.NAME, rest) for what, rest in words]
     return "\n".join(lines) + "\n"
 
 

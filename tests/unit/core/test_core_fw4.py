@@ -2,7 +2,7 @@
 
 import os
 
-from cpe_agent import nat, portset, uci
+from cpe_agent import fw4_table, nft, own_table, portset, uci
 from cpe_agent.backends import BackendError, child, fw4, kernel
 from cpe_agent.plan import Plan
 
@@ -62,13 +62,13 @@ def test_the_nat_rules_are_for_ipv4_and_bear_the_mark():
     jump = 'oifname "lw4-wan4" jump cpe_agent_translate'
     assert rule == '%s comment "%s"' % (jump, made.mark)
     found = rules(made.chains)
-    _, icmp = found["cpe_agent_translate"]
-    assert icmp == "meta l4proto icmp snat ip to 192.0.2.3:1024-1151"
+    assert found["cpe_agent_translate"][-1] == "meta l4proto icmp snat ip to 192.0.2.3:1024-1151"
     for name in ("tcp", "udp"):
-        (counted,) = found["cpe_agent_%s_0" % name]
+        counted, uncounted = found["cpe_agent_%s_0" % name]
         assert "meta l4proto %s add @cpe_agent_room_1024_128 {" % name in counted
+        assert "th dport != @cpe_agent_room_1024_128 snat" in uncounted
         last = found["cpe_agent_walk_" + name][-1]
-        for one in (counted, last):
+        for one in (counted, uncounted, last):
             assert one.endswith(" snat ip to 192.0.2.3:1024-1151")
 
 
@@ -95,7 +95,15 @@ def test_every_port_of_every_open_set_is_for_new_flows_and_no_other():
 def test_a_closed_set_still_passes_the_guards():
     found = rules(fw4.fragments(plan(more=(4096,), closed=(8192,))).chains)
     for chain in ("cpe_agent_guard_out", "cpe_agent_guard_in"):
-        assert "{ 1024-2047, 4096-5119, 8192-9215 }" in "\n".join(found[chain])
+        assert "port & 0xfc00 == { 1024, 4096, 8192 }" in "\n".join(found[chain])
+
+
+def test_ports_that_no_bits_tell_are_named():
+    """Sets of other sizes, or that begin anywhere: an operator may give what he likes."""
+    for first, size, words in ((1000, 1024, "1000-2023"), (1024, 1000, "1024-2023"), (7, 1, "7")):
+        found = rules(fw4.fragments(plan(first=first, size=size)).chains)
+        for chain in ("cpe_agent_guard_out", "cpe_agent_guard_in"):
+            assert "port %s return" % words in "\n".join(found[chain])
 
 
 def test_the_sets_that_rules_count_in_are_declared():
@@ -111,15 +119,22 @@ def test_only_the_set_of_the_one_device_passes_the_guards():
         ("cpe_agent_guard_out", "oifname", "saddr", "sport"),
         ("cpe_agent_guard_in", "iifname", "daddr", "dport"),
     ):
-        first, ipv6, other, ports, echo, *errors, last = found[chain]
+        chain = found[chain]
+        start = chain.index('%s != "lw4-*" return' % device)
+        ipv6, other, *ports, echo, last = [
+            one for one in chain[start + 1 :] if "tcp flags" not in one and "unreach" not in one
+        ]
+        errors = [one for one in chain if "unreach" in one]
         counter = "outside_out" if side == "saddr" else "outside_in"
         ours = "ip %s 192.0.2.3 " % side
         drop = '%s != "lw4-wan4" counter name cpe_agent_%s drop' % (device, counter)
         assert other == drop
-        assert first == '%s != "lw4-*" return' % device
         assert ipv6 == "meta nfproto ipv6 drop"
-        assert ports == ours + "meta l4proto { 6, 17 } th %s 1024-2047 return" % port
-        assert echo == ours + "icmp type { echo-request, echo-reply } icmp id 1024-2047 return"
+        words = ours + "meta l4proto %d th %s & 0xfc00 == 1024 return"
+        assert ports == [words % (number, port) for number in (17, 6)]
+        assert echo == (
+            ours + "icmp type { echo-request, echo-reply } icmp id & 0xfc00 == 1024 return"
+        )
         assert len(errors) == (3 if side == "saddr" else 1)
         for error in errors:
             assert error.startswith(ours + "icmp type { destination-unreachable, ")
@@ -136,13 +151,24 @@ def test_without_a_plan_nothing_passes_any_softwire():
         assert ipv6 == "meta nfproto ipv6 drop"
         assert " drop" in last
         assert "return" not in last
-    assert 'iifname "lw4-*" counter name cpe_agent_outside_in drop' in found["cpe_agent_forward"]
 
 
-def test_what_circles_is_dropped_with_and_without_a_plan():
-    for wanted in (plan(), None):
-        first = rules(fw4.fragments(wanted).chains)["cpe_agent_forward"][0]
-        assert first == 'iifname "lw4-*" oifname "lw4-*" counter name cpe_agent_looped drop'
+def test_what_leaves_before_its_device_is_asked_has_our_address_and_port_and_goes_elsewhere():
+    """Also what circles would have our address and port, but it goes to our address."""
+    chain = rules(fw4.fragments(plan()).chains)["cpe_agent_guard_out"]
+    quick = chain[: chain.index('iifname "lw4-wan4" jump cpe_agent_entering')]
+    assert len(quick) == 2
+    for rule in quick:
+        assert rule.startswith("ip saddr 192.0.2.3 ip daddr != 192.0.2.3 meta l4proto ")
+        assert " th sport & 0xfc00 == 1024 " in rule and rule.endswith(" return")
+
+
+def test_what_circles_is_dropped():
+    found = rules(fw4.fragments(plan()).chains)
+    assert found["cpe_agent_translate"][0] == (
+        'ip daddr 192.0.2.3 iifname "lw4-wan4" counter name cpe_agent_looped drop'
+    )
+    assert "ip daddr 192.0.2.3 counter name cpe_agent_looped drop" in found["cpe_agent_entering"]
 
 
 def test_segments_are_clamped_by_option():
@@ -158,7 +184,7 @@ def test_hooks_and_names_never_change():
         lines = fw4.fragments(wanted).chains.split("\n")
         types = [at for at, line in enumerate(lines) if line.startswith("\ttype ")]
         heads.append([line for at in types for line in lines[at - 1 : at + 1]])
-    assert heads[0] == heads[1] == heads[2]
+    assert heads[0] == heads[1] == heads[2] + heads[0][-2:], "no plan, nothing to forward"
     assert [line.split(";")[0] for line in heads[0]] == [
         "chain cpe_agent_guard_out {",
         "\ttype filter hook postrouting priority 110",
@@ -181,7 +207,7 @@ def test_counters_of_fw4s_table_are_told_by_the_guards_names():
         "table inet fw4 {\n\tcounter cpe_agent_outside_out {\n\t\tpackets 3 bytes 9\n\t}\n"
         "\tcounter outside_in {\n\t\tpackets 7 bytes 9\n\t}\n}\n"
     )
-    assert nat.parse_counters(listing, nat.FW4_PREFIX) == {"outside_out": 3}
+    assert nft.parse_counters(listing, fw4_table.PREFIX) == {"outside_out": 3}
 
 
 def test_a_set_for_one_protocol_lets_nothing_else_pass():
@@ -190,8 +216,8 @@ def test_a_set_for_one_protocol_lets_nothing_else_pass():
     translated = str([chains["cpe_agent_" + name] for name in ("translate", "walk_udp", "udp_0")])
     assert "cpe_agent_walk_tcp" not in chains
     assert "tcp" not in translated and "icmp" not in translated
-    assert made.chains.count("meta l4proto 17 th ") == 2
-    assert "tcp, udp" not in made.chains
+    assert made.chains.count("meta l4proto 17 th ") == 3
+    assert "l4proto 6" not in made.chains and "l4proto tcp" not in made.chains
     assert "echo-request" not in made.chains
 
 
@@ -255,7 +281,7 @@ class Router:
             return 0, ""
         if self.full and command.startswith("nft list"):
             return 0, ""  # what could not be written is lost
-        if command == "nft list chain " + nat.LAST_GUARD:
+        if command == "nft list chain " + own_table.LAST_GUARD:
             return (0, self.guard + "}\n") if self.guard else (1, "Error: No such file")
         if command == "fw4 reload":
             return self.reload()
@@ -328,7 +354,7 @@ def test_each_change_reloads_once_and_closing_is_one():
 def test_the_last_guard_is_ours_alone_and_holds_to_the_set():
     with Router() as router:
         router.firewall.set_rules(plan())
-        assert "ip saddr 192.0.2.3 meta l4proto { 6, 17 } th sport 1024" in router.guard
+        assert "ip saddr 192.0.2.3 meta l4proto 6 th sport & 0xfc00 == 1024" in router.guard
         assert router.guard.rstrip().split("\n")[-1].startswith("add rule ip cpe_agent last_guard")
         loads = len([one for one in router.commands if one.startswith("nft -f ")])
         router.firewall.set_rules(plan(mss=1300))
@@ -583,7 +609,7 @@ def test_the_number_of_a_table_is_found_in_what_nft_lists():
     table = '{"table": {"family": "%s", "name": "%s", "handle": %d}}'
     tables = ", ".join([table % one for one in (("ip", "fw4", 3), ("inet", "fw4", 7))])
     listing = '{"nftables": [{"metainfo": {"version": "1.0.6"}}, %s]}' % tables
-    assert nat.table_number(listing, "inet fw4") == 7
+    assert nft.table_number(listing, "inet fw4") == 7
     for text in ("", "{}", "[]", "Error: syntax", '{"nftables": [{"table": 1}]}', listing[:-9]):
-        assert nat.table_number(text, "inet fw4") is None, text
-    assert nat.table_number(listing, "inet other") is None
+        assert nft.table_number(text, "inet fw4") is None, text
+    assert nft.table_number(listing, "inet other") is None

@@ -1,6 +1,6 @@
 """What 'cpe-agent status' shows people."""
 
-from cpe_agent import nat, status
+from cpe_agent import guards, status
 
 FOUND = {
     "softwire": "wan4",
@@ -20,7 +20,7 @@ FOUND = {
 
 
 def test_every_guard_that_counts_is_shown():
-    counts = {name: 7001 + number for number, name in enumerate(nat.GUARDS)}
+    counts = {name: 7001 + number for number, name in enumerate(guards.COUNTERS)}
     text = "\n".join(status.lines(dict(FOUND, guards=counts)))
     for number in counts.values():
         assert "%d " % number in text

@@ -9,7 +9,8 @@ import re
 
 import pytest
 
-from cpe_agent import config, nat, plan, portset
+from cpe_agent import config, own_table, plan, portset
+from cpe_agent.nft import parse_counters
 from tests.support import netns
 
 CASES = sorted(pathlib.Path(__file__).parent.joinpath("nat").glob("*.txt"))
@@ -104,7 +105,7 @@ def test_counters_survive_a_changed_set(nft):
         nft(text=line)
     nft(text=nat_text(SET._replace(first=40000)))
     listing = nft("list", "counters", "table", "ip", "cpe_agent")
-    assert nat.parse_counters(listing) == numbers
+    assert parse_counters(listing) == numbers
 
 
 def test_no_guard_is_without_its_nat_for_a_moment(nft):
@@ -121,15 +122,15 @@ def test_other_tables_are_left_alone(nft):
     nft(text="table ip theirs { chain srcnat { type nat hook postrouting priority srcnat; }; }\n")
     theirs = nft("list", "ruleset")
     nft(text=nat_text(SET))
-    nft(text=nat.without_table())
+    nft(text=own_table.removal())
     assert nft("list", "ruleset") == theirs
 
 
 def test_the_table_can_be_removed_whether_it_is_there_or_not(nft):
-    nft(text=nat.without_table())
+    nft(text=own_table.removal())
     nft(text=nat_text(SET))
-    nft(text=nat.without_table())
-    nft(text=nat.without_table())
+    nft(text=own_table.removal())
+    nft(text=own_table.removal())
     assert nft("list", "tables") == ""
 
 
@@ -145,12 +146,12 @@ def test_the_mark_is_found_in_the_listing_and_tells_sets_apart(nft):
     "listing", ["", "table ip cpe_agent {\n}\n", "packets 5", "a b packets 5 bytes 6", "\0\xff"]
 )
 def test_a_listing_without_counters_counts_nothing(listing):
-    assert nat.parse_counters(listing) == {}
+    assert parse_counters(listing) == {}
 
 
 def test_foreign_counters_are_not_taken_for_guards():
     listing = "counter stranger {\n packets 5 bytes 6\n}\ncounter looped {\n packets 2 bytes 9\n}\n"
-    assert nat.parse_counters(listing) == {"looped": 2}
+    assert parse_counters(listing) == {"looped": 2}
 
 
 @pytest.mark.parametrize("device", ["map", "4over6", "drop", "wan-4.over_6x", "a", "123"])

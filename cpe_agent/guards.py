@@ -1,0 +1,181 @@
+"""nftables text that says what may pass by the softwire. Pure: values in, text out.
+
+The guards stand behind the NAT and in front of the router, so that no mistake, ours or another
+firewall's, lets a packet out, or in, on a neighbour's port.
+
+Every packet comes by here, so the order is for speed: to load the name of a device costs as much as
+three other questions (docs/nat.md), and each hook more than all questions behind it.
+"""
+
+from cpe_agent import nat, portset
+from cpe_agent.pcp import wire
+
+COUNTERS = ("outside_out", "outside_in", "looped", "over_limit", "refused")
+OUT = "filter hook postrouting priority 110"
+IN = "filter hook prerouting priority raw"
+FORWARD = "filter hook forward priority mangle"
+
+_ICMP_ERRORS = "{ destination-unreachable, time-exceeded, parameter-problem }"
+_BEGINS = "tcp flags & (syn | rst) == syn"
+_GOES_ON = "tcp flags & (syn | rst) != syn"
+
+
+def out(plan, prefix="", devices=None):
+    """Rules behind source NAT: what is not ours does not leave (RFC 7596 5.2, 8.2). Every packet is
+    looked at: flows may be older than the rules, or come over from another uplink.
+
+    plan: plan.Plan, or None if nothing may leave. prefix: of the names of chains and counters.
+    devices: in a table that serves all softwires, and IPv6, too, nft's pattern for their names; the
+    plan's is the only one that anything passes by.
+    """
+    drop = "counter name %soutside_out drop" % prefix
+    if plan is None:
+        return _others("oifname", None, devices, drop) + [drop]
+    rules = quick_out(plan) + ['iifname "%s" jump %sentering' % (plan.device, prefix)]
+    rules += _others("oifname", plan.device, devices, drop)
+    return rules + clamp(plan.mss) + ours_out(plan) + [drop]
+
+
+def _others(name, device, devices, drop):
+    """Rules about all devices but one."""
+    if devices is None:
+        return ['%s != "%s" return' % (name, device)]
+    # A softwire carries IPv4 alone; what the router itself says there in IPv6 is nobody's mistake.
+    rules = ['%s != "%s" return' % (name, devices), "meta nfproto ipv6 drop"]
+    return rules + (['%s != "%s" %s' % (name, device, drop)] if device else [])
+
+
+def quick_out(plan):
+    """Rules that let the bulk of what leaves by the softwire pass before anything else is asked. On
+    other devices nothing has that source, or it may have.
+
+    Not what goes to the shared address: a stray that has its source from us, too, would circle. Nor
+    what begins a TCP connection, where its segment size is to be lowered.
+    """
+    ours = "ip saddr %s ip daddr != %s " % (plan.address, plan.address)
+    rules = []
+    for number in _numbers(plan):
+        begins = " " + _GOES_ON if number == wire.PROTO_TCP and plan.mss else ""
+        rules.append("%s%s%s return" % (ours, _ports(plan, number, "sport"), begins))
+    return rules
+
+
+def ours_out(plan):
+    """Rules that let pass what may leave by the softwire."""
+    return _accept(plan, "saddr", "sport") + ([] if nat.is_whole(plan) else _errors(plan))
+
+
+def into(plan, prefix="", devices=None):
+    """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2). Every packet
+    is looked at: whoever can write the lwAFTR's address into a packet can have it match any flow of
+    the router's, also one that the softwire has nothing to do with. See out()."""
+    drop = "counter name %soutside_in drop" % prefix
+    if plan is None:
+        return _others("iifname", None, devices, drop) + [drop]
+    rules = _others("iifname", plan.device, devices, drop) + _accept(plan, "daddr", "dport")
+    if not nat.is_whole(plan):
+        # They have no port of their own; entering() stops those that belong to no flow.
+        rules.append("ip daddr %s icmp type %s return" % (plan.address, _ICMP_ERRORS))
+    return rules + [drop]
+
+
+def _numbers(plan):
+    """Of the protocols with ports that the sets are for; what has the most small packets first."""
+    if plan.protocol != wire.PROTO_ALL:
+        return (plan.protocol,)
+    return (wire.PROTO_UDP, wire.PROTO_TCP) + tuple(plan.more)
+
+
+def _ports(plan, number, port):
+    return "meta l4proto %d th %s %s" % (number, port, portset.match(plan.port_sets))
+
+
+def _accept(plan, side, port):
+    ours = "ip %s %s " % (side, plan.address)
+    rules = [ours + _ports(plan, number, port) + " return" for number in _numbers(plan)]
+    if plan.protocol == wire.PROTO_ALL:
+        echo = "icmp type { echo-request, echo-reply } icmp id %s return"
+        rules.append(ours + echo % portset.match(plan.port_sets))
+    return rules + ([ours + "return"] if nat.is_whole(plan) else [])
+
+
+def _errors(plan):
+    """ICMP errors are ours if the flow that they are about is: begun here, or by somebody outside.
+    For a moment there are flows of a set that is gone, and each flow may have its errors."""
+    address, ports = plan.address, portset.ranges(plan.port_sets)
+    errors = "ip saddr %s icmp type %s " % (address, _ICMP_ERRORS)
+    ends = [("reply ip daddr", "reply proto-dst"), ("original ip daddr", "original proto-dst")]
+    if plan.protocol == wire.PROTO_ALL:  # of an echo the identifier
+        ends.append(("reply protocol icmp ct reply ip daddr", "reply proto-src"))
+    return [errors + "ct %s %s ct %s %s return" % (ip, address, port, ports) for ip, port in ends]
+
+
+def entering(plan, prefix=""):
+    """Rules for what out() sees come from the softwire, to whatever device.
+
+    Nothing enters that belongs to no flow and begins none. What has the shared address still,
+    behind all destination NAT, is for nobody here: its way is the default route, which is the
+    softwire, and it would circle until its TTL ends; nor shall another uplink take it along.
+    """
+    return [
+        "ct state invalid,untracked counter name %soutside_in drop" % prefix,
+        "ip daddr %s counter name %slooped drop" % (plan.address, prefix),
+    ] + clamp(plan.mss)
+
+
+def forward(plan, prefix=""):
+    """Rules for what is forwarded; none where nothing has to be asked, which saves a hook. What
+    leaves goes to leaving()."""
+    jump = 'oifname "%s" jump %sleaving' % (plan.device, prefix)
+    if plan.host_limit:
+        return [jump]
+    return [] if nat.is_whole(plan) else _with_ports(plan) + [jump]
+
+
+def _with_ports(plan):
+    return ["meta l4proto %d return" % number for number in _numbers(plan)]
+
+
+def leaving(plan, prefix=""):
+    """Rules for what is forwarded to the softwire. What cannot be translated is refused, so that
+    its sender knows at once, and counted."""
+    rules = _limit(plan.host_limit, prefix)
+    if nat.is_whole(plan):
+        return rules
+    icmp = "meta l4proto icmp return"
+    if plan.protocol != wire.PROTO_ALL:
+        icmp = "icmp type %s return" % _ICMP_ERRORS
+    refuse = "counter name %srefused reject with icmp prot-unreachable" % prefix
+    return rules + (_with_ports(plan) if plan.host_limit else []) + [icmp, refuse]
+
+
+def chains(plan, prefix=""):
+    """{name: rules} of what out() and forward() go to."""
+    found = {"entering": entering(plan, prefix), "leaving": leaving(plan, prefix)}
+    return {prefix + name: rules for name, rules in found.items() if rules}
+
+
+def clamp(mss):
+    """TCP's segments fit the softwire; the option is only ever lowered. mss: octets, or None."""
+    return ["%s tcp option maxseg size set %d" % (_BEGINS, mss)] if mss else []
+
+
+def host_sets(host_limit, prefix=""):
+    """{name: definition} of nft's sets that leaving() needs."""
+    if not host_limit:
+        return {}
+    return {_hosts(host_limit, prefix): "{ type ipv4_addr; flags dynamic; size 4096; }"}
+
+
+def _hosts(host_limit, prefix):
+    return "%shosts_%d" % (prefix, host_limit)  # the limit is the set's, not the rule's
+
+
+def _limit(host_limit, prefix):
+    """Refused, not dropped: the host knows at once. Only what begins is counted, and once."""
+    if not host_limit:
+        return []
+    return [
+        "ct state new ct status & confirmed == 0 add @%s { ip saddr ct count over %d }"
+        " counter name %sover_limit reject" % (_hosts(host_limit, prefix), host_limit, prefix)
+    ]
