@@ -25,15 +25,28 @@ def out(plan, prefix="", devices=None):
     looked at: flows may be older than the rules, or come over from another uplink.
 
     plan: plan.Plan, or None if nothing may leave. prefix: of the names of chains and counters.
-    devices: in a table that serves all softwires, and IPv6, too, nft's pattern for their names; the
-    plan's is the only one that anything passes by.
+    devices: in a table that serves all softwires, and IPv6, too, nft's pattern for their names.
     """
     drop = "counter name %soutside_out drop" % prefix
     if plan is None:
         return _others("oifname", None, devices, drop) + [drop]
-    rules = quick_out(plan) + ['iifname "%s" jump %sentering' % (plan.device, prefix)]
+    bulk, rest = ours_out(plan)
+    rules = bulk + _clamp(plan.mss, 'iifname "%s" ' % plan.device)
     rules += _others("oifname", plan.device, devices, drop)
-    return rules + clamp(plan.mss) + ours_out(plan) + [drop]
+    return rules + _clamp(plan.mss) + rest + [drop]
+
+
+def ours_out(plan):
+    """(rules, more rules) that let pass what may leave by the softwire: its bulk, and the rest. The
+    bulk may pass before any device is asked for: on others nothing has that source, or it may. What
+    begins a TCP connection is no bulk where its segment size is to be lowered."""
+    tcp = _ports(plan, wire.PROTO_TCP, "saddr", "sport")
+    bulk = _with_ports(plan, "saddr", "sport")
+    rest = _without_ports(plan, "saddr") + ([] if nat.is_whole(plan) else _errors(plan))
+    if plan.mss and tcp in bulk:
+        bulk[bulk.index(tcp)] = tcp.replace(" return", " %s return" % _GOES_ON)
+        rest.insert(0, tcp)
+    return bulk, rest
 
 
 def _others(name, device, devices, drop):
@@ -45,26 +58,6 @@ def _others(name, device, devices, drop):
     return rules + (['%s != "%s" %s' % (name, device, drop)] if device else [])
 
 
-def quick_out(plan):
-    """Rules that let the bulk of what leaves by the softwire pass before anything else is asked. On
-    other devices nothing has that source, or it may have.
-
-    Not what goes to the shared address: a stray that has its source from us, too, would circle. Nor
-    what begins a TCP connection, where its segment size is to be lowered.
-    """
-    ours = "ip saddr %s ip daddr != %s " % (plan.address, plan.address)
-    rules = []
-    for number in _numbers(plan):
-        begins = " " + _GOES_ON if number == wire.PROTO_TCP and plan.mss else ""
-        rules.append("%s%s%s return" % (ours, _ports(plan, number, "sport"), begins))
-    return rules
-
-
-def ours_out(plan):
-    """Rules that let pass what may leave by the softwire."""
-    return _accept(plan, "saddr", "sport") + ([] if nat.is_whole(plan) else _errors(plan))
-
-
 def into(plan, prefix="", devices=None):
     """Rules in front of destination NAT: what is not for us is dropped (RFC 7596 5.2). Every packet
     is looked at: whoever can write the lwAFTR's address into a packet can have it match any flow of
@@ -72,9 +65,10 @@ def into(plan, prefix="", devices=None):
     drop = "counter name %soutside_in drop" % prefix
     if plan is None:
         return _others("iifname", None, devices, drop) + [drop]
-    rules = _others("iifname", plan.device, devices, drop) + _accept(plan, "daddr", "dport")
+    rules = _others("iifname", plan.device, devices, drop)
+    rules += _with_ports(plan, "daddr", "dport") + _without_ports(plan, "daddr")
     if not nat.is_whole(plan):
-        # They have no port of their own; entering() stops those that belong to no flow.
+        # They have no port of their own; forward() stops those that belong to no flow.
         rules.append("ip daddr %s icmp type %s return" % (plan.address, _ICMP_ERRORS))
     return rules + [drop]
 
@@ -86,17 +80,25 @@ def _numbers(plan):
     return (wire.PROTO_UDP, wire.PROTO_TCP) + tuple(plan.more)
 
 
-def _ports(plan, number, port):
-    return "meta l4proto %d th %s %s" % (number, port, portset.match(plan.port_sets))
+def _ports(plan, number, side, port):
+    """The rule that lets pass one protocol's packets, if the address and port of one side is ours.
+    side: "saddr" or "daddr". port: "sport" or "dport"."""
+    words = side, plan.address, number, port, portset.match(plan.port_sets)
+    return "ip %s %s meta l4proto %d th %s %s return" % words
 
 
-def _accept(plan, side, port):
+def _with_ports(plan, side, port):
+    return [_ports(plan, number, side, port) for number in _numbers(plan)]
+
+
+def _without_ports(plan, side):
     ours = "ip %s %s " % (side, plan.address)
-    rules = [ours + _ports(plan, number, port) + " return" for number in _numbers(plan)]
-    if plan.protocol == wire.PROTO_ALL:
-        echo = "icmp type { echo-request, echo-reply } icmp id %s return"
-        rules.append(ours + echo % portset.match(plan.port_sets))
-    return rules + ([ours + "return"] if nat.is_whole(plan) else [])
+    if nat.is_whole(plan):
+        return [ours + "return"]
+    if plan.protocol != wire.PROTO_ALL:
+        return []
+    echo = "icmp type { echo-request, echo-reply } icmp id %s return"
+    return [ours + echo % portset.match(plan.port_sets)]
 
 
 def _errors(plan):
@@ -110,33 +112,28 @@ def _errors(plan):
     return [errors + "ct %s %s ct %s %s return" % (ip, address, port, ports) for ip, port in ends]
 
 
-def entering(plan, prefix=""):
-    """Rules for what out() sees come from the softwire, to whatever device.
-
-    Nothing enters that belongs to no flow and begins none. What has the shared address still,
-    behind all destination NAT, is for nobody here: its way is the default route, which is the
-    softwire, and it would circle until its TTL ends; nor shall another uplink take it along.
-    """
-    return [
-        "ct state invalid,untracked counter name %soutside_in drop" % prefix,
-        "ip daddr %s counter name %slooped drop" % (plan.address, prefix),
-    ] + clamp(plan.mss)
-
-
 def forward(plan, prefix=""):
-    """Rules for what is forwarded; none where nothing has to be asked, which saves a hook. What
-    leaves goes to leaving()."""
+    """Rules for what is forwarded. What leaves goes to the chain 'leaving'.
+
+    What comes by the softwire and has the shared address still, behind all destination NAT, is for
+    nobody here: it belongs to no flow, and begins none. Its way would be the default route, which
+    is the softwire, and it would circle until its TTL ends; nor shall another uplink take it along.
+    It is not answered, whatever the firewall does with others: that would spoil a connection that
+    both sides begin at once (RFC 5382 REQ-4).
+    """
+    stray = 'ip daddr %s iifname "%s" counter name %slooped drop'
+    rules = [stray % (plan.address, plan.device, prefix)]
     jump = 'oifname "%s" jump %sleaving' % (plan.device, prefix)
     if plan.host_limit:
-        return [jump]
-    return [] if nat.is_whole(plan) else _with_ports(plan) + [jump]
+        return rules + [jump]
+    return rules if nat.is_whole(plan) else rules + _portable(plan) + [jump]
 
 
-def _with_ports(plan):
+def _portable(plan):
     return ["meta l4proto %d return" % number for number in _numbers(plan)]
 
 
-def leaving(plan, prefix=""):
+def _leaving(plan, prefix=""):
     """Rules for what is forwarded to the softwire. What cannot be translated is refused, so that
     its sender knows at once, and counted."""
     rules = _limit(plan.host_limit, prefix)
@@ -146,22 +143,22 @@ def leaving(plan, prefix=""):
     if plan.protocol != wire.PROTO_ALL:
         icmp = "icmp type %s return" % _ICMP_ERRORS
     refuse = "counter name %srefused reject with icmp prot-unreachable" % prefix
-    return rules + (_with_ports(plan) if plan.host_limit else []) + [icmp, refuse]
+    return rules + (_portable(plan) if plan.host_limit else []) + [icmp, refuse]
 
 
 def chains(plan, prefix=""):
-    """{name: rules} of what out() and forward() go to."""
-    found = {"entering": entering(plan, prefix), "leaving": leaving(plan, prefix)}
-    return {prefix + name: rules for name, rules in found.items() if rules}
+    """{name: rules} of what forward() goes to."""
+    rules = _leaving(plan, prefix)
+    return {prefix + "leaving": rules} if rules else {}
 
 
-def clamp(mss):
+def _clamp(mss, where=""):
     """TCP's segments fit the softwire; the option is only ever lowered. mss: octets, or None."""
-    return ["%s tcp option maxseg size set %d" % (_BEGINS, mss)] if mss else []
+    return ["%s %stcp option maxseg size set %d" % (_BEGINS, where, mss)] if mss else []
 
 
 def host_sets(host_limit, prefix=""):
-    """{name: definition} of nft's sets that leaving() needs."""
+    """{name: definition} of nft's sets that the rules need."""
     if not host_limit:
         return {}
     return {_hosts(host_limit, prefix): "{ type ipv4_addr; flags dynamic; size 4096; }"}

@@ -79,10 +79,7 @@ def flow_chains(plan, statement="snat to", prefix=""):
     left towards a place is passed over for the next one with room, from the first one on.
     """
     names = _names(plan.protocol)
-    # Strays, see guards.py: they would be counted as flows to us.
-    stray = 'ip daddr %s iifname "%s" counter name %slooped drop'
-    rules = [stray % (plan.address, plan.device, prefix)]
-    rules += timeouts.rules(plan.flow_timeouts, prefix)
+    rules = timeouts.rules(plan.flow_timeouts, prefix)
     rules += nat_forwards.services(plan.forwards, statement)
     rules += ["meta l4proto %s jump %swalk_%s" % (one, prefix, one) for one in names]
     if plan.protocol == wire.PROTO_ALL:

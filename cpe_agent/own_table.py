@@ -64,8 +64,8 @@ def last_guard(devices, plan):
     def text(mark):
         rules = ['oifname != "%s" return' % devices]
         if plan:
-            rules = guards.quick_out(plan) + rules
-            rules += ['oifname != "%s" drop' % plan.device] + guards.ours_out(plan)
+            bulk, rest = guards.ours_out(plan)
+            rules = bulk + rules + ['oifname != "%s" drop' % plan.device] + rest
         rules.append("drop" + nft.comment(mark))
         lines = ["add table " + NAME]
         lines.append("add chain %s { type filter hook postrouting priority 111; }" % LAST_GUARD)

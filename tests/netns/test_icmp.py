@@ -128,7 +128,7 @@ def test_an_error_about_a_flow_that_is_not_ours_goes_nowhere(home, dropped):
     home.inet.call("send_packets", [packet(INTERNET[0], SHARED, ICMP, said)])
     assert home.lan.call("talk", INTERNET[0], 80, PATIENCE)
     assert errors(home.lan) == []
-    assert dropped() == {"outside_in": 1}
+    assert dropped() == {"looped": 1}
 
 
 def test_an_error_with_a_wrong_checksum_is_dropped(home):
