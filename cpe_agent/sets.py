@@ -164,8 +164,15 @@ class Sets:
             error = self._begin(now, holder)
             if error:
                 holder.warning("not asked for: %s" % error)
+        self._leave_room()
         if self._usage:
             self._look_at = now + growth.INTERVAL
+
+    def _leave_room(self):
+        """The first set names its own internal ports, as it did for a forerunner, or else it would
+        be a second mapping when the server moves it."""
+        if self._held and self._line.mapping:
+            self._line.mapping.narrow()
 
     def forget_path(self):
         """The first set's way is known no more."""
@@ -200,6 +207,7 @@ class Sets:
 
     def check(self, now):
         """The first set is another: what does not fit it any more is given back."""
+        self._leave_room()
         for holder in self.holders():
             grant = holder.mapping.grant if holder.mapping else None
             why = grant and self._why_not(holder, grant.port_set)

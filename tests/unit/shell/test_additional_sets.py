@@ -22,6 +22,7 @@ class Pool:
         self.free = list(free)
         self.mappings = {}
         self.deleted = []
+        self.moved = {}  # internal port asked for: the one that the set has
         self._epoch = time.monotonic() - 1000
 
     def __call__(self, request):
@@ -40,7 +41,8 @@ class Pool:
         address, first, size = self.mappings[key]
         octets = wire.V4_PREFIX + bytes(int(part) for part in address.split("."))
         data = request.map._replace(external_port=first, external_ip=octets)
-        inside = struct.pack(">HHB", size, request.map.internal_port, 0)
+        internal_port = request.map.internal_port
+        inside = struct.pack(">HHB", size, self.moved.get(internal_port, internal_port), 0)
         options = wire.option(wire.OPT_PORT_SET, inside)
         return wire.map_response(wire.SUCCESS, 3600, epoch, data, options)
 
@@ -122,6 +124,26 @@ def test_a_restarted_agent_goes_on_with_all_sets(line):
     names = {asked(peer.request()[0]), asked(peer.request()[0])}
     assert names == {(1, 32), (1024, 32)}
     assert len(pool.mappings) == 2
+
+
+def test_after_a_restart_too_the_first_set_follows_internal_ports_that_the_server_moves(line):
+    """By the name of before it would be another mapping, beside the moved one."""
+    agent, peer, pool = line(FIRST, SECOND)
+    agent.cli("more")
+    wait_sets(agent, SECOND)
+    agent.kill()
+    agent.start()
+    wait_sets(agent, SECOND)
+    peer.request()  # of the forerunner, for the second set
+
+    assert {asked(peer.request()[0]) for _ in range(2)} == {(1, 32), (1024, 32)}
+    (nonce,) = [nonce for nonce, internal_port in pool.mappings if internal_port == 1]
+    pool.moved[1] = 5000
+    agent.cli("renew")
+    assert asked(peer.request()[0]) == (1, 32)
+    pool.mappings[nonce, 5000] = pool.mappings.pop((nonce, 1))
+    agent.cli("renew")
+    assert asked(peer.request()[0]) == (5000, 32)
 
 
 def test_after_a_power_cut_all_sets_are_asked_for_again(line):
