@@ -118,6 +118,13 @@ class Router(Miniupnpd):
         assert done.stdout == "[]\n"
         until(lambda: self._starts() == before + 1 and self._listens(), "miniupnpd to start anew")
 
+    def start_alone(self):
+        """As on a router whose owner has told miniupnpd its address, and nobody the port set."""
+        (self._folder / "state").mkdir()
+        (self._folder / "state/upnpd").write_text("upnpd.config.external_ip='%s'\n" % EXTERNAL)
+        self._namespace.popen([self._folder / "init", "restart"])
+        until(self._listens, "miniupnpd to start")
+
     def _starts(self):
         path = self._folder / "starts"
         return len(path.read_text().splitlines()) if path.exists() else 0
@@ -226,6 +233,15 @@ def test_issue_465_a_port_outside_of_the_set_is_refused(router, host):
         assert host.upnp("AddPortMapping", port) == "error 606", port
         assert host.pcp(port, PREFER_FAILURE)[0] != 0, port
     assert router.ports() == []
+
+
+def test_issue_465_alone_it_gives_ports_that_are_a_neighbours(operator, home, tmp_path):
+    """What the host is told is untrue: no lwAFTR sends these ports here."""
+    router, host = Router(operator, tmp_path), Host(home)
+    router.start_alone()
+    assert host.upnp("AddPortMapping", 8080) == 8080
+    assert host.pcp(65535, PREFER_FAILURE) == (0, EXTERNAL, 65535)
+    assert router.ports() == [8080, 65535]
 
 
 def test_issue_465_who_takes_any_port_gets_one_of_the_set(router, host):

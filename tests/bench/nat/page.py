@@ -73,14 +73,14 @@ def _name(way):
 
 def _seen_table(seen):
     head = ["", "UDP flows to one place", "with others between", "TCP", "with others between"]
-    head += ["endpoints kept", "shuffled", "pings"]
+    head += ["endpoints kept", "shuffled", "64 of them", "pings"]
     rows = []
     for way in ways.WAYS:
         mine = seen[way.name]
         row = [_name(way)]
         for what in ("udp_quiet", "udp_lively", "tcp_quiet", "tcp_lively"):
             row.append("%(before_loss)d (%(passed)d)" % mine[what])
-        for what in ("same_order", "shuffled"):
+        for what in ("same_order", "shuffled", "few"):
             lost = ", %.0f %% lost" % (100 * mine[what]["lost"]) if mine[what]["lost"] else ""
             row.append("%.1f %%%s" % (100 * mine[what]["kept"], lost))
         rows.append([*row, "%d of 50" % mine["pings"]])
