@@ -121,12 +121,20 @@ def forward(plan, prefix=""):
     It is not answered, whatever the firewall does with others: that would spoil a connection that
     both sides begin at once (RFC 5382 REQ-4).
     """
-    stray = 'ip daddr %s iifname "%s" counter name %slooped drop'
-    rules = [stray % (plan.address, plan.device, prefix)]
+    counted = "counter name %slooped drop" % prefix
+    rules = [stray(plan) + counted]
+    # Of a flow that is there already, whose way to the LAN is gone. What begins is nat.py's.
+    ways = plan.address, plan.device, plan.device, counted
+    rules.append('ip saddr %s iifname "%s" oifname "%s" %s' % ways)
     jump = 'oifname "%s" jump %sleaving' % (plan.device, prefix)
     if plan.host_limit:
         return rules + [jump]
     return rules if nat.is_whole(plan) else rules + _portable(plan) + [jump]
+
+
+def stray(plan):
+    """Begins a rule for what comes by the softwire and has the shared address still."""
+    return 'ip daddr %s iifname "%s" ' % (plan.address, plan.device)
 
 
 def _portable(plan):

@@ -79,7 +79,10 @@ def flow_chains(plan, statement="snat to", prefix=""):
     left towards a place is passed over for the next one with room, from the first one on.
     """
     names = _names(plan.protocol)
-    rules = timeouts.rules(plan.flow_timeouts, prefix)
+    # Out again by the way that it came: a forward to somewhere outside would make of the home a
+    # relay, and a LAN that is away would have its callers sent back.
+    rules = ['iifname "%s" counter name %slooped drop' % (plan.device, prefix)]
+    rules += timeouts.rules(plan.flow_timeouts, prefix)
     rules += nat_forwards.services(plan.forwards, statement)
     rules += ["meta l4proto %s jump %swalk_%s" % (one, prefix, one) for one in names]
     if plan.protocol == wire.PROTO_ALL:

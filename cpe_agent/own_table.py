@@ -65,7 +65,11 @@ def last_guard(devices, plan):
         rules = ['oifname != "%s" return' % devices]
         if plan:
             bulk, rest = guards.ours_out(plan)
-            rules = bulk + rules + ['oifname != "%s" drop' % plan.device] + rest
+            # On OpenWrt there may be other softwires, which flows of this one could change to.
+            mine = 'oifname "%s" return' % plan.device
+            bulk = [rule.replace("return", mine) for rule in bulk]
+            rules = [guards.stray(plan) + "drop"] + bulk + rules
+            rules += ['oifname != "%s" drop' % plan.device] + rest
         rules.append("drop" + nft.comment(mark))
         lines = ["add table " + NAME]
         lines.append("add chain %s { type filter hook postrouting priority 111; }" % LAST_GUARD)

@@ -199,6 +199,39 @@ def test_inbound_in_the_set_without_a_flow_does_not_circle(home):
     assert count(home, "looped") == before + 1
 
 
+def test_a_forward_to_somewhere_outside_makes_no_relay(home):
+    """Whoever it were for would see the home as the source."""
+    before = count(home, "looped")
+    forward = "ip daddr %s tcp dport 1501 dnat to %s:80" % (SHARED, INTERNET[0])
+    home.cpe.nft(
+        "table ip relay { chain dstnat { type nat hook prerouting priority dstnat; %s; }; }\n"
+        % forward
+    )
+    assert home.inet.call("talk", SHARED, 1501, IMPATIENCE) == "TimeoutError"
+    home.cpe.nft("delete table ip relay\n")
+    assert [packet for packet in left(home) if packet["protocol"] == TCP] == []
+    assert count(home, "looped") > before
+
+
+def test_answers_for_a_lan_that_is_away_are_not_sent_back(home):
+    """Their way is the default route then, and they would leave as if they were ours."""
+    home.lan.call("open_udp", "game", 0)
+    home.lan.call("send_udp", "game", SHARED, 1800)
+    left(home)
+    before = count(home, "looped")
+    home.cpe.namespace.run(["ip", "link", "set", "br-lan", "down"])
+    ports = range(OWN.first, OWN.first + OWN.size)  # one of them is the game's
+    answers = [
+        packets.packet(SHARED, SHARED, UDP, packets.datagram(1800, port, b"")) for port in ports
+    ]
+    home.inet.call("send_packets", answers)
+    left(home)
+    home.cpe.namespace.run(["ip", "link", "set", "br-lan", "up"])
+    home.lan.call("close", "game")
+    assert count(home, "looped") == before + OWN.size
+    assert home.lan.call("talk", INTERNET[0], 80, PATIENCE)
+
+
 def test_a_forward_is_reached_from_outside(home):
     assert home.inet.call("talk", SHARED, 1500, PATIENCE).split()[0] == INTERNET[0]
     assert [packet for packet in left(home) if not topology.in_set(packet)] == []

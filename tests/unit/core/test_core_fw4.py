@@ -359,7 +359,13 @@ def test_the_last_guard_is_ours_alone_and_holds_to_the_set():
     with Router() as router:
         router.firewall.set_rules(plan())
         assert "ip saddr 192.0.2.3 meta l4proto 6 th sport & 0xfc00 == 1024" in router.guard
-        assert router.guard.rstrip().split("\n")[-1].startswith("add rule ip cpe_agent last_guard")
+        assert 'last_guard ip daddr 192.0.2.3 iifname "lw4-wan4" drop' in router.guard
+        lines = router.guard.rstrip().split("\n")
+        assert lines[-1].startswith("add rule ip cpe_agent last_guard")
+        passing = [line for line in lines if line.endswith(" return") and " saddr " in line]
+        other = [at for at, line in enumerate(lines) if 'oifname != "lw4-wan4" drop' in line]
+        early = [line for line in passing if lines.index(line) < other[0]]
+        assert early and all('oifname "lw4-wan4" return' in line for line in early)
         loads = len([one for one in router.commands if one.startswith("nft -f ")])
         router.firewall.set_rules(plan(mss=1300))
         assert len([one for one in router.commands if one.startswith("nft -f ")]) == loads
