@@ -9,7 +9,7 @@ from tests.bench.nat import lab as labs
 
 VISITED = 50  # places that an endpoint visits
 PATIENCE = 0.05  # s; for frames that may be on their way
-ONE_FLOW = 1500  # times HANDFUL packets
+ONE_FLOW = 150  # times HANDFUL packets
 NEW_PLACES = 40
 SCATTERED = 20000  # flows
 COLLECTED = 5  # s; nft forgets some of the counts that nobody needs every second
