@@ -4,7 +4,7 @@ The guards stand behind the NAT and in front of the router, so that no mistake, 
 firewall's, lets a packet out, or in, on a neighbour's port.
 
 Every packet comes by here, so the order is for speed: to load the name of a device costs as much as
-three other questions (docs/nat.md), and each hook more than all questions behind it.
+three other questions, and so does a hook with nothing behind it (docs/decisions.md).
 """
 
 from cpe_agent import nat, portset

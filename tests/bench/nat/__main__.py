@@ -17,7 +17,6 @@ from tests.bench.nat import measure, page, ways
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PORTS = 1024
 PINGS = 50
-FEW = 64  # endpoints
 BETWEEN = 2  # flows
 MEMORY_ROUNDS = 3  # they take long
 
@@ -38,7 +37,11 @@ def correctness(lab, way, port_sets):
             anew()
             fill = measure.flows_to_one_place(lab, protocol, PORTS, between, allowed)
             found["%s_%s" % (name, mood)] = fill._asdict()
-    orders = ("same_order", PORTS // 2, False), ("shuffled", PORTS // 2, True), ("few", FEW, True)
+    orders = (
+        ("same_order", PORTS // 2, False),
+        ("shuffled", PORTS // 2, True),
+        ("few", measure.FEW, True),
+    )
     for name, endpoints, shuffled in orders:
         anew()
         found[name] = measure.kept_endpoints(lab, endpoints, shuffled)._asdict()

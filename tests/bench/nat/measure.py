@@ -8,6 +8,7 @@ from collections import defaultdict, namedtuple
 from tests.bench.nat import lab as labs
 
 VISITED = 50  # places that an endpoint visits
+FEW = 64  # endpoints, beside half as many as there are ports
 PATIENCE = 0.05  # s; for frames that may be on their way
 ONE_FLOW = 150  # times HANDFUL packets
 NEW_PLACES = 40

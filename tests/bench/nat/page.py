@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from tests.bench.nat import ways
+from tests.bench.nat import measure, ways
 
 BEGIN, END = "<!-- written by make bench-nat -->\n", "<!-- end of what it wrote -->\n"
 BASE = ways.WAYS[0].name
@@ -73,7 +73,7 @@ def _name(way):
 
 def _seen_table(seen):
     head = ["", "UDP flows to one place", "with others between", "TCP", "with others between"]
-    head += ["endpoints kept", "shuffled", "64 of them", "pings"]
+    head += ["endpoints kept", "shuffled", "%d of them" % measure.FEW, "pings"]
     rows = []
     for way in ways.WAYS:
         mine = seen[way.name]
