@@ -1,7 +1,7 @@
 """Our part of the table of OpenWrt's firewall, fw4, as text that it includes. Pure.
 
-A chain that is there has the same hook and priority in every text, and in every version: fw4 empties
-its chains for a reload, but does not remove them, and nft refuses to move one.
+A chain that is there has the same hook and priority in every text, and in every version: fw4
+empties its chains for a reload, but does not remove them, and nft refuses to move one.
 """
 
 from collections import namedtuple
@@ -22,8 +22,8 @@ Fragments = namedtuple("Fragments", ("source_nat", "chains", "mark"))
 def fragments(devices, plan):
     """Fragments that hold fw4 to a plan. Without one nothing enters or leaves a softwire.
 
-    devices: nft's pattern for names of softwires, of which the plan's is the only one for new flows;
-    own_table.last_guard holds those to it that are there already. plan: plan.Plan or None.
+    devices: nft's pattern for names of softwires, of which the plan's is the only one for new
+    flows; own_table.last_guard holds those to it that are there already. plan: plan.Plan or None.
     """
     mark = nft.mark(_source_nat(plan, "") + _chains(devices, plan, ""))
     return Fragments(_source_nat(plan, mark), _chains(devices, plan, mark), mark)
